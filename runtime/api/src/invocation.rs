@@ -1,0 +1,117 @@
+//! The one seam of the project: an [`Invocation`] goes in, a streaming response comes out.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    future::Future,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{Body, InvokeError, Revision, TraceContext};
+
+/// Identifies one invocation wherever it is seen: UUID version 7 (RFC 9562 §5.7), so ids sort by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct InvocationId(Uuid);
+
+impl InvocationId {
+    /// A new id from the clock and random bits.
+    #[expect(clippy::new_without_default, reason = "two new ids differ; a default should not")]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The id as a number; its low bits are random.
+    pub fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+}
+
+impl fmt::Display for InvocationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for InvocationId {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        text.parse().map(Self)
+    }
+}
+
+/// One run of a function, whatever triggered it.
+pub struct Invocation {
+    /// The resolved revision; the name of the function is in it.
+    pub revision: Arc<Revision>,
+    /// The request; its body is a stream.
+    pub request: http::Request<Body>,
+    /// This invocation's id.
+    pub id: InvocationId,
+    /// When the answer must be complete. Never later than arrival + the revision's `timeout`.
+    pub deadline: Instant,
+    /// The caller's trace, or a new one.
+    pub trace: TraceContext,
+    /// Set by whoever runs it as soon as guest code may have had an effect; read by whoever reports a failure.
+    pub started: Started,
+}
+
+/// Whether guest code has begun to run. Shared between the caller and the one who runs it.
+#[derive(Clone, Debug, Default)]
+pub struct Started(Arc<AtomicBool>);
+
+impl Started {
+    /// Says that the guest runs from now on.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the guest had begun.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs invocations: here, there, or wherever it decides.
+pub trait Invoke: Send + Sync + 'static {
+    /// Runs `call` and answers with the function's response. The response is over when its body ends; dropping the
+    /// future or the body cancels the run.
+    fn invoke(&self, call: Invocation) -> impl Future<Output = Result<http::Response<Body>, InvokeError>> + Send;
+}
+
+impl<I: Invoke> Invoke for Arc<I> {
+    fn invoke(&self, call: Invocation) -> impl Future<Output = Result<http::Response<Body>, InvokeError>> + Send {
+        self.as_ref().invoke(call)
+    }
+}
+
+/// Where the time of an invocation went; travels in the response's extensions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// Waiting for admission.
+    pub queue: Duration,
+    /// Making the component ready: zero when it was.
+    pub load: Duration,
+    /// Instantiation: zero when an instance was reused.
+    pub instantiate: Duration,
+    /// Guest code until the response head.
+    pub run: Duration,
+    /// Whether the component had to be loaded first.
+    pub cold: bool,
+}
+
+/// How busy a node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Invocations running now, until their bodies end.
+    pub in_flight: u32,
+    /// Invocations that may run at once.
+    pub slots: u32,
+}
