@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use wasip2::http::types::{IncomingBody, OutgoingBody};
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 
@@ -145,7 +145,7 @@ impl Writer {
     fn finish(mut self) -> Result<(), Error> {
         self.flush()?;
         drop(self.stream);
-        let trailers = if self.trailers.is_empty() { None } else { Some(convert::headers_out(&self.trailers)?) };
+        let trailers = if self.trailers.is_empty() { None } else { Some(convert::headers_out(self.trailers.iter())?) };
         Ok(OutgoingBody::finish(self.body, trailers)?)
     }
 }
@@ -186,11 +186,12 @@ pub(crate) enum Body {
 }
 
 impl Body {
-    /// The length to announce, where it is known.
-    pub(crate) fn announced_bytes(&self) -> Option<u64> {
-        match self {
-            Self::Bytes(bytes) => Some(bytes.len() as u64),
-            Self::Empty | Self::Stream(_) => None,
+    /// Adds `content-length` where the length is known and the author has not set it.
+    pub(crate) fn announce(&self, headers: &mut Vec<(HeaderName, HeaderValue)>) {
+        if let Self::Bytes(bytes) = self
+            && headers.iter().all(|(name, _)| name != header::CONTENT_LENGTH)
+        {
+            headers.push((header::CONTENT_LENGTH, bytes.len().into()));
         }
     }
 

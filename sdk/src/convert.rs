@@ -51,12 +51,10 @@ pub(crate) fn headers_in(fields: &wasi::Fields) -> HeaderMap {
 }
 
 /// Headers or trailers for the host; fails for those that only the host may set, such as `connection`.
-pub(crate) fn headers_out(headers: &HeaderMap) -> Result<wasi::Fields, Error> {
-    if headers.is_empty() {
-        return Ok(wasi::Fields::new());
-    }
-    let entries: Vec<_> =
-        headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+pub(crate) fn headers_out<'a>(
+    headers: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+) -> Result<wasi::Fields, Error> {
+    let entries: Vec<_> = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
     Ok(wasi::Fields::from_list(&entries)?)
 }
 

@@ -17,7 +17,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{ErrorCode, OutgoingRequest, RequestOptions, Scheme};
 
@@ -28,7 +28,7 @@ use crate::{Error, Reader, Writer, convert};
 pub struct Request {
     method: Method,
     uri: Uri,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
     body: Body,
     timeout: Option<Duration>,
 }
@@ -60,13 +60,14 @@ impl Request {
             Some("http" | "https") if uri.authority().is_some() => {}
             _ => return Err(std::io::Error::other(format!("{url:?} is not an http or https URL")).into()),
         }
-        Ok(Self { method, uri, headers: HeaderMap::new(), body: Body::Empty, timeout: None })
+        Ok(Self { method, uri, headers: Vec::new(), body: Body::Empty, timeout: None })
     }
 
     /// Sets a header, replacing its values.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.retain(|(other, _)| *other != name);
+        self.headers.push((name, value));
         self
     }
 
@@ -96,11 +97,10 @@ impl Request {
     /// # Errors
     /// 504 after a timeout, 502 for every other failure, with [`Failed`] as the cause. A response of any status is no error.
     pub fn send(mut self) -> Result<Response, Error> {
-        if let Some(length) = self.body.announced_bytes() {
-            self.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
-        }
+        self.body.announce(&mut self.headers);
+        let headers = convert::headers_out(self.headers.iter().map(|(name, value)| (name, value)))?;
         let host = self.uri.authority().map_or("", |authority| authority.as_str()).to_owned();
-        let request = OutgoingRequest::new(convert::headers_out(&self.headers)?);
+        let request = OutgoingRequest::new(headers);
         let refused = |()| Failed { host: host.clone(), code: ErrorCode::HttpRequestUriInvalid };
         let scheme = if self.uri.scheme_str() == Some("http") { Scheme::Http } else { Scheme::Https };
         request.set_method(&convert::method_out(&self.method)).map_err(refused)?;

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use wasip2::http::types::{ErrorCode, OutgoingResponse, ResponseOutparam};
 
 use crate::body::Body;
@@ -14,19 +14,20 @@ use crate::{Error, Reader, Writer, convert, error};
 /// Status, headers and a body.
 pub struct Response {
     status: StatusCode,
-    headers: HeaderMap,
+    // A list: the few that a function sets need no hash map, which would be a quarter of a small component.
+    headers: Vec<(HeaderName, HeaderValue)>,
     body: Body,
 }
 
 impl Response {
     /// A response without a body.
     pub fn new(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), body: Body::Empty }
+        Self { status, headers: Vec::new(), body: Body::Empty }
     }
 
     /// 200 with these bytes and no content type.
     pub fn bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Self {
-        Self { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::Bytes(bytes.into()) }
+        Self { status: StatusCode::OK, headers: Vec::new(), body: Body::Bytes(bytes.into()) }
     }
 
     /// 200 with plain text.
@@ -50,7 +51,7 @@ impl Response {
     /// 200 with a body that `write` makes after the head has left. When it fails, the connection is cut: the caller can
     /// tell a broken body from a finished one.
     pub fn stream(write: impl FnOnce(&mut Writer) -> Result<(), Error> + 'static) -> Self {
-        Self { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::Stream(Box::new(write)) }
+        Self { status: StatusCode::OK, headers: Vec::new(), body: Body::Stream(Box::new(write)) }
     }
 
     /// 200 with the rest of an incoming body and its trailers, passed on as it arrives.
@@ -72,7 +73,15 @@ impl Response {
     /// Sets a header, replacing its values.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.retain(|(other, _)| *other != name);
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Adds a header, keeping the values it has; for `set-cookie` and its like.
+    #[must_use]
+    pub fn with_added_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
         self
     }
 
@@ -90,17 +99,15 @@ impl Response {
         self.status
     }
 
-    /// The headers, to look at or to change.
-    pub fn headers_mut(&mut self) -> &mut HeaderMap {
-        &mut self.headers
+    /// The headers, in the order in which they were set.
+    pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
     }
 
     /// Sends it; an error means that the body was not finished. Headers that the host refuses make a 500.
     pub(crate) fn send(mut self, out: ResponseOutparam) -> Result<(), Error> {
-        if let Some(length) = self.body.announced_bytes() {
-            self.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
-        }
-        let response = match convert::headers_out(&self.headers) {
+        self.body.announce(&mut self.headers);
+        let response = match convert::headers_out(self.headers.iter().map(|(name, value)| (name, value))) {
             Ok(fields) => OutgoingResponse::new(fields),
             Err(refused) => {
                 error::log("the host refused the response's headers", &refused);
@@ -151,8 +158,25 @@ mod tests {
 
     #[test]
     fn text_says_what_it_is() {
-        let mut response = Response::text("hi").with_status(StatusCode::CREATED);
-        assert_eq!(response.headers_mut()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
-        assert_eq!((response.status(), response.body.announced_bytes()), (StatusCode::CREATED, Some(2)));
+        let response = Response::text("hi").with_status(StatusCode::CREATED);
+        assert_eq!(response.headers(), [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))]);
+        assert_eq!(response.status(), StatusCode::CREATED);
+    }
+
+    #[test]
+    fn sets_a_header_once_and_adds_it_twice() {
+        let [a, b] = ["a=1", "b=2"].map(HeaderValue::from_static);
+        let set = Response::text("").with_header(header::LOCATION, a.clone()).with_header(header::LOCATION, b.clone());
+        assert_eq!(set.headers()[1..], [(header::LOCATION, b.clone())]);
+        let added = Response::new(StatusCode::OK).with_added_header(header::SET_COOKIE, a);
+        assert_eq!(added.with_added_header(header::SET_COOKIE, b).headers().len(), 2);
+    }
+
+    #[test]
+    fn a_length_is_announced_unless_the_author_did() {
+        let (mut none, mut given) = (Vec::new(), vec![(header::CONTENT_LENGTH, HeaderValue::from_static("7"))]);
+        Body::Bytes(b"four".into()).announce(&mut none);
+        Body::Bytes(b"four".into()).announce(&mut given);
+        assert_eq!((&none[0].1, &given[0].1, given.len()), (&HeaderValue::from(4), &HeaderValue::from(7), 1));
     }
 }
