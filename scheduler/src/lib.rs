@@ -1,2 +1,4 @@
 //! placeholder
 pub mod snapshot;
+pub mod router;
+pub mod routes;

@@ -28,6 +28,19 @@ impl InvocationId {
         Self(Uuid::now_v7())
     }
 
+    /// An id from a clock and random bytes of the caller: for paths where a call into the kernel's random source for
+    /// every id would be felt.
+    pub fn at(unix_ms: u64, random: [u8; 10]) -> Self {
+        Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
+    }
+
+    /// The id's text, as [`Display`](fmt::Display) shows it, without an allocation.
+    pub fn encode(self) -> [u8; 36] {
+        let mut text = [0; 36];
+        self.0.hyphenated().encode_lower(&mut text);
+        text
+    }
+
     /// The id as a number; its low bits are random.
     pub fn as_u128(self) -> u128 {
         self.0.as_u128()

@@ -35,10 +35,26 @@ impl TraceContext {
         valid.then_some(Self { trace_id, parent_id: parent_id as u64, flags: flags as u8 })
     }
 
+    /// The header's text, in version 00.
+    pub fn encode(self) -> [u8; 55] {
+        let mut text = *b"00-................................-................-..";
+        hex(self.trace_id, &mut text[3..35]);
+        hex(self.parent_id.into(), &mut text[36..52]);
+        hex(self.flags.into(), &mut text[53..55]);
+        text
+    }
+
     /// The header's value, in version 00.
     pub fn to_header(self) -> HeaderValue {
-        let text = format!("00-{:032x}-{:016x}-{:02x}", self.trace_id, self.parent_id, self.flags);
-        HeaderValue::try_from(text).expect("hex digits and dashes are a valid header value")
+        HeaderValue::from_bytes(&self.encode()).expect("hex digits and dashes are a valid header value")
+    }
+}
+
+/// Fills `digits` with the low digits of `value`.
+fn hex(mut value: u128, digits: &mut [u8]) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(value & 15) as usize];
+        value >>= 4;
     }
 }
 
