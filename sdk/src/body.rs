@@ -178,11 +178,14 @@ fn failed(error: StreamError) -> io::Error {
     }
 }
 
+/// Makes a body, once its head has left.
+type WriteBody = Box<dyn FnOnce(&mut Writer) -> Result<(), Error>>;
+
 /// What a message carries, before it is sent.
 pub(crate) enum Body {
     Empty,
     Bytes(Cow<'static, [u8]>),
-    Stream(Box<dyn FnOnce(&mut Writer) -> Result<(), Error>>),
+    Stream(WriteBody),
 }
 
 impl Body {
