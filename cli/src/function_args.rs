@@ -1,0 +1,165 @@
+//! Options that describe a function on the command line, as `deploy` and `serve` take them, and how they change the
+//! settings that come from a manifest.
+
+use clap::Args;
+use dunlin_api::{ByteSize, HttpTrigger, Settings};
+use std::time::Duration;
+
+use crate::exit::{Exit, Failure};
+
+/// What a function may use.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Function")]
+pub(crate) struct FunctionArgs {
+    /// Environment variable; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Origin it may call, such as https://api.example.com; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) egress: Vec<String>,
+    /// Key-value store it may open; may be repeated
+    #[arg(long, value_name = "STORE")]
+    pub(crate) kv: Vec<String>,
+    /// Memory of one instance, such as 64MiB
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<ByteSize>,
+    /// CPU time of one invocation, such as 200ms
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) cpu: Option<Duration>,
+    /// Wall time of one invocation, such as 30s
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Invocations at once on one node
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrency: Option<u32>,
+    /// Largest request body, such as 10MiB
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) request_body: Option<ByteSize>,
+}
+
+/// How a function is reached.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Route")]
+pub(crate) struct RouteArgs {
+    /// Route, such as /orders/{id} or /files/{*path}; may be repeated [default: /NAME/{*path}]
+    #[arg(long, value_name = "ROUTE")]
+    pub(crate) route: Vec<String>,
+    /// Host name that requests must have
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+}
+
+impl FunctionArgs {
+    /// Writes what was given over `settings`: single values replace, lists are added to.
+    pub(crate) fn apply(&self, settings: &mut Settings) {
+        settings.env.extend(self.env.iter().cloned());
+        add(&mut settings.egress, &self.egress);
+        add(&mut settings.kv, &self.kv);
+        let limits = &mut settings.limits;
+        replace(&mut limits.memory, self.memory);
+        replace(&mut limits.cpu, self.cpu);
+        replace(&mut limits.timeout, self.timeout);
+        replace(&mut limits.request_body, self.request_body);
+        limits.concurrency = self.concurrency.or(limits.concurrency);
+    }
+}
+
+impl RouteArgs {
+    /// Routes given replace all others; a host alone is put on those there are.
+    pub(crate) fn apply(&self, settings: &mut Settings) {
+        if !self.route.is_empty() {
+            let trigger = |route: &String| HttpTrigger { route: route.clone(), host: None, methods: Vec::new() };
+            settings.http = self.route.iter().map(trigger).collect();
+        }
+        if let Some(host) = &self.host {
+            settings.http.iter_mut().for_each(|trigger| trigger.host = Some(host.clone()));
+        }
+    }
+}
+
+/// Checks settings that the command line changed.
+pub(crate) fn checked(settings: Settings) -> anyhow::Result<Settings> {
+    settings.check().map_err(|message| Failure::new(Exit::Usage, message))?;
+    Ok(settings)
+}
+
+fn add(list: &mut Vec<String>, more: &[String]) {
+    for item in more {
+        if !list.contains(item) {
+            list.push(item.clone());
+        }
+    }
+}
+
+fn replace<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = pair.ok_or("write KEY=VALUE")?;
+    Ok((key.into(), value.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use dunlin_api::FunctionName;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        function: FunctionArgs,
+        #[command(flatten)]
+        route: RouteArgs,
+    }
+
+    fn settings(line: &[&str]) -> Settings {
+        let line = Line::try_parse_from(std::iter::once(&"x").chain(line)).unwrap();
+        let name: FunctionName = "a".parse().unwrap();
+        let mut settings = Settings {
+            env: [("A".into(), "1".into())].into(),
+            egress: vec!["https://a.example".into()],
+            http: vec![HttpTrigger::default_for(&name)],
+            ..Settings::default()
+        };
+        line.function.apply(&mut settings);
+        line.route.apply(&mut settings);
+        settings
+    }
+
+    #[test]
+    fn lists_grow_and_single_values_replace() {
+        let s = settings(&["--env", "B=x=y", "--env", "A=2", "--egress", "https://a.example", "--egress", "*"]);
+        assert_eq!(s.env, [("A".into(), "2".into()), ("B".into(), "x=y".into())].into());
+        assert_eq!(s.egress, ["https://a.example", "*"]);
+        let s = settings(&["--memory", "64MiB", "--cpu", "200ms", "--timeout", "5s", "--concurrency", "3"]);
+        assert_eq!((s.limits.memory, s.limits.concurrency), (ByteSize::mib(64), Some(3)));
+        assert_eq!((s.limits.cpu, s.limits.timeout), (Duration::from_millis(200), Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn nothing_given_changes_nothing() {
+        assert_eq!(settings(&[]).limits, dunlin_api::Limits::default());
+        assert_eq!(settings(&[]).http[0].route, "/a/{*path}");
+    }
+
+    #[test]
+    fn routes_replace_and_a_host_is_put_on_them() {
+        let s = settings(&["--route", "/x", "--route", "/y/{id}", "--host", "h.example"]);
+        let routes: Vec<_> = s.http.iter().map(|t| (t.route.as_str(), t.host.as_deref())).collect();
+        assert_eq!(routes, [("/x", Some("h.example")), ("/y/{id}", Some("h.example"))]);
+        assert_eq!(settings(&["--host", "h.example"]).http[0].host.as_deref(), Some("h.example"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused() {
+        assert!(Line::try_parse_from(["x", "--env", "A"]).is_err());
+        assert!(Line::try_parse_from(["x", "--memory", "lots"]).is_err());
+        assert!(checked(settings(&["--memory", "1B"])).is_err());
+        assert!(checked(settings(&["--egress", "example.com"])).is_err());
+    }
+}
