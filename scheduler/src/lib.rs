@@ -2,3 +2,4 @@
 pub mod snapshot;
 pub mod router;
 pub mod routes;
+pub mod gateway;

@@ -172,10 +172,7 @@ fn rank(pattern: &str, path: &str) -> Option<Vec<u8>> {
             ("{*r}", first) => {
                 rank.push(2);
                 // The bare prefix is served as if it were text.
-                return match first.filter(|s| !s.is_empty() || sent.next().is_some()) {
-                    Some(_) => Some(rank),
-                    None => None,
-                };
+                return first.filter(|s| !s.is_empty() || sent.next().is_some()).map(|_| rank);
             }
             ("{p}", Some(text)) if !text.is_empty() => rank.push(1),
             (plain, Some(text)) if plain == text => rank.push(0),
