@@ -1,5 +1,9 @@
 //! placeholder
-pub mod snapshot;
+pub mod admin;
+pub mod catalog;
+pub mod deploy;
+pub mod log_hub;
 pub mod router;
 pub mod routes;
-pub mod gateway;
+pub mod snapshot;
+pub mod store;

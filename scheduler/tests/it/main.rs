@@ -1,3 +1,5 @@
 //! Integration tests of the scheduler: one binary, because each links everything.
 
+mod contract;
+mod embedded;
 mod gateway;

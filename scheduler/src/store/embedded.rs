@@ -1,0 +1,132 @@
+//! The stores of a node that stands alone: two redb databases and a directory of artifacts.
+//!
+//! Opened once by the node; [`Embedded::catalog`], [`Embedded::keyvalue`] and [`Embedded::artifacts`] are handed to the
+//! parts that need them. One process may hold a data directory at a time. Whatever was acknowledged is on the disk: a
+//! `kill -9` at any moment leaves the state before a write or the one after it, and opening again needs no repair run.
+//! Bounds: the page caches below, and per database the write queue of the records module.
+
+use dunlin_api::StoreError;
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+mod artifacts;
+mod catalog;
+mod keyvalue;
+mod records;
+mod writer;
+
+pub use artifacts::EmbeddedArtifacts;
+pub use catalog::EmbeddedCatalog;
+pub use keyvalue::EmbeddedKeyValue;
+use records::Records;
+
+/// The catalog is read whole at start and rarely afterwards.
+const CATALOG_CACHE_BYTES: usize = 4 << 20;
+/// Enough for the upper pages of a store of some gigabytes; the kernel caches the file as well.
+const KEYVALUE_CACHE_BYTES: usize = 32 << 20;
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("another node uses the data directory {0}: stop it, or choose another directory with --data")]
+    InUse(PathBuf),
+    /// The directory or a file in it cannot be made or read.
+    #[error("the data directory {path} cannot be used: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A database in it cannot be opened.
+    #[error("the database {path} cannot be opened: {reason}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        reason: String,
+    },
+}
+
+/// The open data directory. Closing the last handle of each store ends its writer after the queued writes.
+pub struct Embedded {
+    catalog: Arc<EmbeddedCatalog>,
+    keyvalue: Arc<EmbeddedKeyValue>,
+    artifacts: Arc<EmbeddedArtifacts>,
+}
+
+impl Embedded {
+    /// Opens `dir`, creating what is missing, and removes the remains of uploads that a crash cut off. Blocks on the disk
+    /// for some milliseconds: call it before serving, or in `spawn_blocking`.
+    ///
+    /// # Errors
+    /// Says which directory or file, and why.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        let io = |source| OpenError::Io { path: dir.to_owned(), source };
+        create_private(dir).map_err(io)?;
+        let lock = Arc::new(lock(dir)?);
+        let artifacts = EmbeddedArtifacts::open(dir.join("artifacts"), lock.clone()).map_err(io)?;
+        let catalog = Records::open(&dir.join("catalog.redb"), CATALOG_CACHE_BYTES, lock.clone())?;
+        let keyvalue = Records::open(&dir.join("keyvalue.redb"), KEYVALUE_CACHE_BYTES, lock)?;
+        // The files' names must survive a power loss as their contents do.
+        sync_dir(dir).map_err(io)?;
+        Ok(Self {
+            catalog: Arc::new(EmbeddedCatalog::new(catalog)),
+            keyvalue: Arc::new(EmbeddedKeyValue::new(keyvalue)),
+            artifacts: Arc::new(artifacts),
+        })
+    }
+
+    /// The catalog's records.
+    pub fn catalog(&self) -> Arc<EmbeddedCatalog> {
+        self.catalog.clone()
+    }
+
+    /// The guests' key-value stores.
+    pub fn keyvalue(&self) -> Arc<EmbeddedKeyValue> {
+        self.keyvalue.clone()
+    }
+
+    /// The artifacts.
+    pub fn artifacts(&self) -> Arc<EmbeddedArtifacts> {
+        self.artifacts.clone()
+    }
+}
+
+/// Creates `dir` for this user only: it holds guests' data and settings with secrets in them.
+fn create_private(dir: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)?;
+    #[cfg(unix)]
+    std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    Ok(())
+}
+
+/// Takes the directory for this process. Every store keeps the lock, so it ends with the last of them or the process.
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let io = |source| OpenError::Io { path: dir.to_owned(), source };
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(io(source)),
+    }
+}
+
+/// Makes the names in `dir` durable: a rename is only then safe from a power loss.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// A failure that says what was being done.
+fn unavailable(what: &str, error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(format!("{what}: {error}"))
+}

@@ -1,0 +1,153 @@
+//! The embedded store: the contract, and what only files can suffer.
+
+use dunlin_api::{Artifacts, ByteSize, Digest, KeyValue, StoreError};
+use dunlin_scheduler::store::{
+    ArtifactStore, CatalogStore, Stored,
+    embedded::{Embedded, OpenError},
+};
+use std::{fs, path::Path};
+use tempfile::TempDir;
+
+use crate::contract::{self, artifacts::pieces};
+
+fn open(dir: &Path) -> Embedded {
+    Embedded::open(dir).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_catalog_keeps_the_contract() {
+    let dir = TempDir::new().unwrap();
+    contract::catalog::holds(open(dir.path()).catalog()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_keyvalue_stores_keep_the_contract() {
+    let dir = TempDir::new().unwrap();
+    contract::keyvalue::holds(open(dir.path()).keyvalue()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_artifacts_keep_the_contract() {
+    let dir = TempDir::new().unwrap();
+    contract::artifacts::holds(open(dir.path()).artifacts()).await;
+}
+
+#[tokio::test]
+async fn everything_is_there_again_after_reopening() {
+    let dir = TempDir::new().unwrap();
+    let digest = Digest::of(b"component");
+    let version = {
+        let stores = open(dir.path());
+        stores.keyvalue().set("s", "k", "v".into()).await.unwrap();
+        stores.artifacts().put(digest, pieces(b"component"), ByteSize(100)).await.unwrap();
+        stores.catalog().put("fn/a", "a".into(), None).await.unwrap()
+    };
+    let stores = open(dir.path());
+    assert_eq!(stores.catalog().get("fn/a").await.unwrap(), Some(("a".into(), version)));
+    assert_eq!(stores.keyvalue().get("s", "k").await.unwrap().unwrap().0, "v");
+    assert_eq!(stores.artifacts().fetch(digest).await.unwrap(), "component");
+    assert!(stores.catalog().put("fn/b", "b".into(), None).await.unwrap() > version);
+}
+
+#[tokio::test]
+async fn a_second_node_on_the_same_directory_is_told_so() {
+    let dir = TempDir::new().unwrap();
+    let first = open(dir.path());
+    let error = Embedded::open(dir.path()).err().unwrap();
+    assert!(matches!(error, OpenError::InUse(_)));
+    assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+    // Any store that is still in use keeps the directory.
+    let keyvalue = first.keyvalue();
+    drop(first);
+    assert!(matches!(Embedded::open(dir.path()), Err(OpenError::InUse(_))));
+    drop(keyvalue);
+    open(dir.path());
+}
+
+#[cfg(unix)]
+#[test]
+fn only_its_user_can_read_the_directory() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("new/data");
+    let _stores = open(&data);
+    for path in [&data, &data.join("artifacts")] {
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = Embedded::open(&file).err().unwrap();
+    assert!(error.to_string().contains("file"), "{error}");
+}
+
+#[test]
+fn a_damaged_database_is_named_and_not_overwritten() {
+    let dir = TempDir::new().unwrap();
+    drop(open(dir.path()));
+    let path = dir.path().join("catalog.redb");
+    fs::write(&path, vec![0x5a; 100_000]).unwrap();
+    let error = Embedded::open(dir.path()).err().unwrap();
+    assert!(matches!(error, OpenError::Database { .. }), "{error}");
+    assert!(error.to_string().contains("catalog.redb"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), vec![0x5a; 100_000]);
+}
+
+#[tokio::test]
+async fn a_damaged_artifact_is_never_given_out_and_is_healed_by_uploading_it_again() {
+    let dir = TempDir::new().unwrap();
+    let artifacts = open(dir.path()).artifacts();
+    let bytes = vec![3; 10_000];
+    let digest = Digest::of(&bytes);
+    let path = dir.path().join("artifacts").join(digest.to_string());
+    let flipped = |bytes: &[u8]| bytes.iter().enumerate().map(|(n, b)| if n == 5_000 { b ^ 1 } else { *b }).collect();
+    let damages: [&dyn Fn(&[u8]) -> Vec<u8>; 4] =
+        [&|b| b[..9_999].to_vec(), &flipped, &|b| [b, &b"x"[..]].concat(), &|_| Vec::new()];
+    for damage in damages {
+        artifacts.put(digest, pieces(&bytes), ByteSize::mib(1)).await.unwrap();
+        fs::write(&path, damage(&bytes)).unwrap();
+        assert!(matches!(artifacts.fetch(digest).await, Err(StoreError::Corrupt(..))));
+        assert_eq!(artifacts.touch(digest).await.unwrap(), None);
+        assert_eq!(artifacts.put(digest, pieces(&bytes), ByteSize::mib(1)).await.unwrap(), Stored::New);
+        assert_eq!(artifacts.fetch(digest).await.unwrap(), bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_upload_leaves_no_file_and_a_crashed_one_is_swept_at_start() {
+    let dir = TempDir::new().unwrap();
+    let files = || fs::read_dir(dir.path().join("artifacts")).unwrap().count();
+    let stores = open(dir.path());
+    let refused = stores.artifacts().put(Digest::of(b"other"), pieces(b"bytes"), ByteSize(100)).await;
+    assert!(refused.is_err());
+    assert_eq!(files(), 0);
+    drop(stores);
+    fs::write(dir.path().join("artifacts/.upload-cut-off"), "half").unwrap();
+    open(dir.path());
+    assert_eq!(files(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_of_writes_is_refused_at_once_with_its_numbers() {
+    let dir = TempDir::new().unwrap();
+    let keyvalue = open(dir.path()).keyvalue();
+    let value = bytes::Bytes::from(vec![0; 1 << 20]);
+    // More than the 64 MiB that may wait, queued before the writer can commit them.
+    let keys: Vec<_> = (0..200).map(|n| n.to_string()).collect();
+    let writes = keys.iter().map(|key| keyvalue.set("s", key, value.clone()));
+    let results = futures::future::join_all(writes).await;
+    let refused: Vec<_> = results.iter().zip(&keys).filter(|(result, _)| result.is_err()).collect();
+    assert!(!refused.is_empty());
+    for (result, key) in refused {
+        assert!(result.as_ref().unwrap_err().to_string().contains("64 MiB wait"), "{result:?}");
+        assert_eq!(keyvalue.get("s", key).await.unwrap(), None, "a refused write did not happen");
+    }
+    for (_, key) in results.iter().zip(&keys).filter(|(result, _)| result.is_ok()) {
+        assert!(keyvalue.get("s", key).await.unwrap().is_some());
+    }
+    keyvalue.set("s", "after", "x".into()).await.unwrap();
+}
