@@ -3,3 +3,5 @@
 mod contract;
 mod embedded;
 mod gateway;
+mod deploying;
+mod doubles;
