@@ -1,0 +1,148 @@
+//! The two wasmtime engines of a node and everything decided once for all guests.
+//!
+//! Guests of `wasi:http@0.2` run on an engine without component-model concurrency: a fresh instance costs it 13 µs
+//! instead of 22, and what is not compiled in cannot be attacked. Guests that need concurrency run on the other. Both
+//! have the same limits: the pool bounds instances, memories, tables and stacks; epochs make every loop yield.
+
+use std::{collections::hash_map::DefaultHasher, hash::Hash, hash::Hasher, sync::Arc};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, component::Linker};
+
+use crate::{StartError, linker, sandbox::Guest, ticker::Ticker};
+
+/// Which of the two engines a component runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum EngineKind {
+    /// Without component-model concurrency.
+    Plain,
+    /// With it.
+    Concurrent,
+}
+
+impl EngineKind {
+    /// Its name in file names and arguments.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Concurrent => "concurrent",
+        }
+    }
+
+    /// Reads what [`Self::as_str`] wrote.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        [Self::Plain, Self::Concurrent].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// One engine with everything a guest may call linked to it.
+pub(crate) struct LinkedEngine {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<Guest>,
+}
+
+/// The engines of a node.
+pub(crate) struct Engines {
+    plain: LinkedEngine,
+    concurrent: LinkedEngine,
+    pub(crate) ticker: Arc<Ticker>,
+}
+
+impl Engines {
+    /// Makes both engines for `slots` instances at once, and the thread that interrupts their guests.
+    pub(crate) fn new(slots: u32) -> Result<Self, StartError> {
+        let engine = |kind| -> Result<LinkedEngine, StartError> {
+            let engine = pooled_or_not(kind, slots)?;
+            let linker = linker::link(&engine).map_err(StartError::Engine)?;
+            Ok(LinkedEngine { engine, linker })
+        };
+        let (plain, concurrent) = (engine(EngineKind::Plain)?, engine(EngineKind::Concurrent)?);
+        let ticker = Ticker::start(vec![plain.engine.weak(), concurrent.engine.weak()]).map_err(StartError::Thread)?;
+        Ok(Self { plain, concurrent, ticker: Arc::new(ticker) })
+    }
+
+    pub(crate) fn get(&self, kind: EngineKind) -> &LinkedEngine {
+        match kind {
+            EngineKind::Plain => &self.plain,
+            EngineKind::Concurrent => &self.concurrent,
+        }
+    }
+}
+
+/// Reserving address space fails under `ulimit -v` and on small machines: try smaller pools, then none at all. Scanning
+/// the page map needs kernel 6.7.
+fn pooled_or_not(kind: EngineKind, slots: u32) -> Result<Engine, StartError> {
+    for (divisor, scan) in [(1, true), (1, false), (4, true), (4, false), (16, false)] {
+        let instances = (slots / divisor).max(1);
+        let mut config = base_config(kind);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances, scan)));
+        match Engine::new(&config) {
+            Ok(engine) => {
+                if divisor > 1 {
+                    let engine = kind.as_str();
+                    tracing::warn!(engine, wanted = slots, instances, "little address space: the pool is smaller");
+                }
+                return Ok(engine);
+            }
+            Err(error) => tracing::debug!(engine = kind.as_str(), instances, scan, %error, "no such pool"),
+        }
+    }
+    tracing::warn!(
+        engine = kind.as_str(),
+        "no address space for pooled instances (see `ulimit -v`): each invocation allocates its own, which is slower"
+    );
+    Engine::new(&base_config(kind)).map_err(StartError::Engine)
+}
+
+/// Reused instances wait in the pool while they are idle, beside those that run: hence twice the slots.
+fn pool(slots: u32, scan: bool) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::default();
+    let instances = slots.saturating_mul(2);
+    pool.total_component_instances(instances)
+        .total_memories(instances.saturating_mul(2))
+        .total_stacks(instances)
+        // A component of a linked language runtime has dozens of core instances and tables; both are only counts
+        // and address space.
+        .total_core_instances(instances.saturating_mul(64))
+        .total_tables(instances.saturating_mul(8))
+        .max_core_instances_per_component(200)
+        .max_memories_per_component(32)
+        .max_tables_per_component(64)
+        .max_tables_per_module(4)
+        .table_elements(100_000)
+        .max_component_instance_size(10 << 20)
+        .max_core_instance_size(10 << 20)
+        // The wall behind each function's own limit, which the sandbox enforces.
+        .max_memory_size(4 << 30);
+    if scan {
+        // Pages a guest touched stay with the slot and are only zeroed, found by scanning the page map. Without the
+        // scan, keeping them costs more than giving them back.
+        pool.pagemap_scan(Enabled::Yes)
+            .linear_memory_keep_resident(1 << 20)
+            .table_keep_resident(64 << 10)
+            .async_stack_keep_resident(64 << 10);
+    }
+    pool
+}
+
+/// Everything that compiled code depends on; the compiler process uses exactly this.
+pub(crate) fn base_config(kind: EngineKind) -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .async_stack_zeroing(true)
+        // Proposals with a history of advisories that no handler needs.
+        .wasm_threads(false)
+        .wasm_memory64(false)
+        .wasm_gc(false)
+        .wasm_function_references(false)
+        .wasm_exceptions(false)
+        .gc_support(false)
+        .concurrency_support(kind == EngineKind::Concurrent);
+    config
+}
+
+/// Identifies the engine's configuration, compiler version and target in names of compiled files.
+pub(crate) fn compatibility(engine: &Engine) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,224 @@
+//! Runs invocations on this node: finds the revision ready or makes it so, admits, runs.
+//!
+//! Callers are the router, which invokes, and the deployer, which checks and prepares. Code is compiled once per
+//! artifact however many wait for it, never while a call holds a slot; ready revisions are bounded in number.
+
+use bytes::Bytes;
+use dunlin_api::{
+    Artifacts, Body, BoxFuture, ByteSize, Digest, FunctionName, Invocation, Invoke, InvokeError, KeyValue, Load, Logs,
+    Prepare, Refusal, Revision, RevisionId, Settings, StoreError, Timing, World,
+};
+use http::Response;
+use quick_cache::sync::Cache;
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    StartError,
+    admission::Admission,
+    code::CodeStore,
+    compile::Compile,
+    config::RuntimeConfig,
+    engine::Engines,
+    entry,
+    host::{EgressClient, EgressConfig},
+    inspect::inspect,
+    loader::Loader,
+    ready::{Code, Node, Ready},
+};
+
+/// How often idle instances are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A revision is ready or not as what it is, under the name of its function.
+type ReadyKey = (FunctionName, RevisionId);
+
+/// The runtime of one node.
+pub struct Executor {
+    node: Arc<Node>,
+    loader: Arc<Loader>,
+    artifacts: Arc<dyn Artifacts>,
+    ready: Cache<ReadyKey, Arc<Ready>>,
+    /// Calls that wait for code to be loaded or compiled; they hold no slot.
+    waiting: AtomicU32,
+    config: RuntimeConfig,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Executor {
+    /// Starts the runtime of a node. Must be called within a tokio runtime, best that of [`crate::tokio_runtime`].
+    ///
+    /// # Errors
+    /// If the data directory cannot be used or wasmtime cannot work on this machine.
+    pub fn new(
+        config: RuntimeConfig,
+        artifacts: Arc<dyn Artifacts>,
+        keyvalue: Arc<dyn KeyValue>,
+        logs: Arc<dyn Logs>,
+    ) -> Result<Arc<Self>, StartError> {
+        let engines = Engines::new(config.slots)?;
+        let store = CodeStore::open(config.data_dir.join("code"), config.code_cache)
+            .map_err(|error| StartError::Directory { dir: config.data_dir.clone(), error })?;
+        let admission = Admission::new(config.slots, engines.ticker.clone());
+        let egress = EgressConfig { forbidden: config.forbidden_egress.clone(), ..EgressConfig::default() };
+        let tasks = TaskTracker::new();
+        let node = Arc::new(Node {
+            engines,
+            admission,
+            keyvalue,
+            logs,
+            egress: Arc::new(EgressClient::new(egress)),
+            after: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        let compile = Compile::new(config.compiler.clone(), config.max_compiles);
+        let loader = Arc::new(Loader::new(node.clone(), store, compile, config.max_loaded, tasks.clone()));
+        let executor = Arc::new(Self {
+            node,
+            loader,
+            artifacts,
+            ready: Cache::new(config.max_loaded),
+            waiting: AtomicU32::new(0),
+            config,
+            stop: CancellationToken::new(),
+            tasks,
+        });
+        executor.tasks.spawn(sweep(Arc::downgrade(&executor), executor.stop.clone()));
+        Ok(executor)
+    }
+
+    /// How busy this node is.
+    pub fn load(&self) -> Load {
+        self.node.admission.load()
+    }
+
+    /// Compiled files that were found corrupt since start; each was compiled again.
+    pub fn corrupt_code_files(&self) -> u64 {
+        self.loader.corrupt_files()
+    }
+
+    /// Refuses new invocations, waits for running ones until `grace` has passed, then stops. True if all had ended.
+    pub async fn drain(&self, grace: Duration) -> bool {
+        self.node.admission.drain();
+        self.stop.cancel();
+        self.node.after.close();
+        self.tasks.close();
+        let quiet = async {
+            while self.load().in_flight > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            self.node.after.wait().await;
+        };
+        tokio::time::timeout(grace, quiet).await.is_ok()
+    }
+
+    /// The revision, ready to be called; loads or compiles it if it must.
+    async fn ready(&self, revision: &Arc<Revision>) -> Result<Arc<Ready>, Refusal> {
+        let key = (revision.function.clone(), revision.id.clone());
+        let make = async {
+            let code: Code = self.loader.code(revision, &self.artifacts).await?;
+            Ready::new(self.node.clone(), revision.clone(), code)
+        };
+        self.ready.get_or_insert_async(&key, make).await
+    }
+
+    /// Like [`Self::ready`], for a call: bounded in number and by the call's deadline.
+    async fn ready_by(
+        &self,
+        revision: &Arc<Revision>,
+        deadline: tokio::time::Instant,
+    ) -> Result<Arc<Ready>, InvokeError> {
+        let _place = Waiting::enter(&self.waiting, self.config.slots).ok_or_else(|| InvokeError::Busy(self.load()))?;
+        let timeout = revision.settings.limits.timeout;
+        let ready = tokio::time::timeout_at(deadline, self.ready(revision)).await;
+        ready.map_err(|_| InvokeError::Deadline(timeout))?.map_err(|refusal| {
+            tracing::error!(function = %revision.function, revision = %revision.id, %refusal, "not ready");
+            InvokeError::NotReady(refusal.to_string())
+        })
+    }
+}
+
+impl Invoke for Executor {
+    async fn invoke(&self, call: Invocation) -> Result<Response<Body>, InvokeError> {
+        let key = (call.revision.function.clone(), call.revision.id.clone());
+        if let Some(ready) = self.ready.get(&key) {
+            let permit = ready.admit()?;
+            return entry::run(ready, call, permit).await;
+        }
+        let asked = Instant::now();
+        let ready = self.ready_by(&call.revision, call.deadline).await?;
+        let load = asked.elapsed();
+        let permit = ready.admit()?;
+        let mut response = entry::run(ready, call, permit).await?;
+        if let Some(timing) = response.extensions_mut().get_mut::<Timing>() {
+            (timing.load, timing.cold) = (load, true);
+        }
+        Ok(response)
+    }
+}
+
+impl Prepare for Executor {
+    fn check<'a>(&'a self, component: Bytes, settings: &'a Settings) -> BoxFuture<'a, Result<World, Refusal>> {
+        Box::pin(async move {
+            settings.check().map_err(Refusal::Settings)?;
+            let (size, limit) = (ByteSize(component.len() as u64), self.config.max_component);
+            if size > limit {
+                return Err(Refusal::TooLarge { size, limit });
+            }
+            let settings = settings.clone();
+            let work = tokio::task::spawn_blocking(move || inspect(&component, &settings));
+            let inspection = work.await.map_err(|e| Refusal::NotComponent(format!("reading it failed: {e}")))??;
+            Ok(inspection.world)
+        })
+    }
+
+    fn prepare(&self, revision: Arc<Revision>) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async move { self.ready(&revision).await.map(drop) })
+    }
+
+    fn retire(&self, artifact: Digest) {
+        self.ready.retain(|_, ready| ready.revision.artifact != artifact);
+        self.loader.forget(&artifact);
+    }
+}
+
+/// A place among the calls that wait for code.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicU32, limit: u32) -> Option<Self> {
+        count.fetch_update(Relaxed, Relaxed, |n| (n < limit).then_some(n + 1)).ok().map(|_| Self(count))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Retires idle instances until the executor goes or stops.
+async fn sweep(executor: Weak<Executor>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP) => {}
+        }
+        let Some(executor) = executor.upgrade() else { return };
+        for (_, ready) in executor.ready.iter() {
+            ready.instances.sweep();
+        }
+    }
+}
+
+/// What a store's failure means for the one who wanted an artifact.
+pub(crate) fn fetch_refusal(error: &StoreError) -> Refusal {
+    Refusal::Node(format!("its artifact cannot be had: {error}"))
+}

@@ -1,0 +1,107 @@
+//! Fresh instances by default; reuse only where it was asked for, and only of instances that behaved.
+
+use crate::support::*;
+use dunlin_api::*;
+use std::{sync::Arc, time::Duration};
+
+fn reusing(reuse: u32, concurrent: u32) -> Settings {
+    let instances = Instances { reuse, concurrent, idle: Duration::from_secs(60) };
+    Settings { instances, ..short() }
+}
+
+fn short() -> Settings {
+    limits(|l| (l.timeout, l.cpu) = (10 * SECOND, Duration::from_millis(300)))
+}
+
+async fn counts(node: &Node, revision: &Arc<Revision>, calls: usize) -> Vec<u32> {
+    let mut counts = Vec::new();
+    for _ in 0..calls {
+        counts.push(node.text(revision, "/state").await.trim().parse().unwrap());
+    }
+    counts
+}
+
+#[test]
+fn every_invocation_meets_a_fresh_instance() {
+    run(async {
+        let node = Node::start();
+        for name in ["hostile", "hostile3"] {
+            let revision = node.deploy(name, Settings::default()).await;
+            assert_eq!(counts(&node, &revision, 3).await, [1, 1, 1], "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_reused_instance_serves_its_number_of_calls_and_is_retired() {
+    run(async {
+        let node = Node::start();
+        for (name, concurrent) in [("hostile", 1), ("hostile3", 1), ("hostile3", 8)] {
+            let revision = node.deploy(name, reusing(3, concurrent)).await;
+            assert_eq!(counts(&node, &revision, 5).await, [1, 2, 3, 1, 2], "{name}");
+        }
+    });
+}
+
+#[test]
+fn an_instance_that_failed_is_never_met_again() {
+    run(async {
+        let node = Node::start();
+        for (name, concurrent) in [("hostile", 1), ("hostile3", 1), ("hostile3", 8)] {
+            let revision = node.deploy(name, reusing(100, concurrent)).await;
+            for failure in ["/trap", "/spin"] {
+                assert_eq!(counts(&node, &revision, 2).await, [1, 2], "{name} before {failure}");
+                let error = node.call(&revision, failure).await.err().unwrap();
+                assert_eq!(error.fault(), Fault::Function, "{name}{failure}: {error}");
+                assert_eq!(counts(&node, &revision, 1).await, [1], "{name} after {failure}");
+                node.executor.retire(revision.artifact);
+            }
+        }
+    });
+}
+
+#[test]
+fn an_idle_instance_is_retired() {
+    run(async {
+        let node = Node::start();
+        for (name, concurrent) in [("hostile", 1), ("hostile3", 8)] {
+            let mut settings = reusing(100, concurrent);
+            settings.instances.idle = Duration::from_millis(1);
+            let revision = node.deploy(name, settings).await;
+            assert_eq!(counts(&node, &revision, 1).await, [1], "{name}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(counts(&node, &revision, 1).await, [1], "{name}");
+        }
+    });
+}
+
+#[test]
+fn concurrent_calls_share_an_instance_only_where_that_was_asked_for() {
+    run(async {
+        let node = Arc::new(Node::start());
+        for (concurrent, together) in [(1, false), (8, true)] {
+            let revision = node.deploy("hostile3", reusing(1000, concurrent)).await;
+            let calls = (0..8).map(|_| {
+                let (node, revision) = (node.clone(), revision.clone());
+                async move {
+                    let slow = node.text(&revision, "/sleep?ms=200").await;
+                    assert!(slow.contains("200"));
+                }
+            });
+            futures::future::join_all(calls).await;
+            let served: u32 = counts(&node, &revision, 1).await[0];
+            // One instance served all eight, or the last of eight served one before; `/state` counts only itself.
+            assert_eq!(served, 1);
+            assert_eq!(node.executor.load().in_flight, 0, "{together}");
+        }
+    });
+}
+
+#[test]
+fn concurrency_within_an_instance_is_refused_for_guests_of_the_older_kind() {
+    run(async {
+        let node = Node::start();
+        let refused = node.revision(dunlin_fixtures::bytes("hostile"), reusing(10, 2)).await;
+        assert!(matches!(refused, Err(Refusal::Settings(message)) if message.contains("0.3")));
+    });
+}
