@@ -19,6 +19,7 @@ Exit codes: see `dunlin help exit-codes`.";
 #[derive(Debug, Parser)]
 #[command(
     name = "dunlin",
+    bin_name = "dunlin",
     version,
     about = "A serverless runtime for WebAssembly functions",
     after_help = AFTER_HELP,
@@ -27,8 +28,8 @@ Exit codes: see `dunlin help exit-codes`.";
     disable_help_subcommand = true
 )]
 pub(crate) struct Cli {
-    /// How to write data: for people, or as JSON of a stable shape
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, global = true)]
+    /// How to write data: `human`, or `json` of a stable shape
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, global = true, hide_possible_values = true)]
     pub(crate) output: Format,
     #[command(subcommand)]
     pub(crate) command: Command,

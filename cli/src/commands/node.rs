@@ -46,8 +46,8 @@ pub(crate) struct Args {
     /// File with the token that the admin API then asks for
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The token itself, which is safer in the environment or a file
-    #[arg(long, value_name = "TOKEN", env = "DUNLIN_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
+    /// The token itself, where there is no --token-file
+    #[arg(long, value_name = "TOKEN", env = "DUNLIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// How long running invocations may go on when the node stops
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]

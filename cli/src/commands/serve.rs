@@ -14,7 +14,6 @@ use crate::{
     client::{Client, LogQuery},
     component::Component,
     config::{self, Server},
-    exit::Failure,
     function_args::{FunctionArgs, checked},
     node::{Bound, NodeConfig},
     output::{Output, Style},
@@ -85,7 +84,8 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         shipped = deploy::ship(&client, &order, out) => shipped,
         () = stop.asked() => return Ok(()),
     };
-    shipped.map_err(|e| refused(&args, &e))?;
+    // The node speaks of a function; here it is a file.
+    shipped.with_context(|| args.component.display().to_string())?;
     out.note(format_args!("{}/", node.http_url()));
     let failure = tokio::select! {
         () = stop.asked() => None,
@@ -97,13 +97,6 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         () = stop.asked() => {}
     }
     failure.map_or(Ok(()), Err)
-}
-
-/// The node speaks of a function; here it is a file.
-fn refused(args: &Args, error: &anyhow::Error) -> anyhow::Error {
-    let failure = error.downcast_ref::<Failure>();
-    let exit = failure.map_or_else(|| crate::exit::Exit::of(error), |failure| failure.exit);
-    Failure::new(exit, format!("{}: {error}", args.component.display())).into()
 }
 
 /// What the function prints, each stream to ours.

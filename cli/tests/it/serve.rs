@@ -1,0 +1,48 @@
+//! `dunlin serve`: one component, no project.
+
+use crate::support::{Running, dunlin, fixture, get};
+use rustix::process::Signal;
+
+#[test]
+fn the_first_line_is_the_url_every_path_answers_and_sigint_is_success() {
+    let mut serve = Running::start(dunlin(&["serve", &fixture("hello")]));
+    let url = serve.stderr_line();
+    let port = url.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.strip_suffix('/'));
+    assert!(port.is_some_and(|port| port.parse::<u16>().is_ok()), "{url:?}");
+    assert_eq!(get(&url), (200, "Hello, world!\n".into()));
+    assert_eq!(get(&format!("{url}any/path?name=Ada")), (200, "Hello, Ada!\n".into()));
+    serve.signal(Signal::INT);
+    assert_eq!(serve.wait().code(), Some(0));
+}
+
+#[test]
+fn the_second_start_compiles_nothing() {
+    let cache = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut command = dunlin(&["serve", &fixture("hello")]);
+        command.env("XDG_CACHE_HOME", cache.path());
+        let serve = Running::start(command);
+        assert_eq!(get(&serve.stderr_line()).0, 200);
+    };
+    let compiled = || -> Vec<_> {
+        let files = walk(cache.path());
+        files.into_iter().map(|path| (path.clone(), path.metadata().unwrap().modified().unwrap())).collect()
+    };
+    start();
+    let first = compiled();
+    assert!(!first.is_empty());
+    start();
+    let again = compiled();
+    let names = |files: &[(std::path::PathBuf, _)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&first), names(&again));
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
+}
