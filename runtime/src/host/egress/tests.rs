@@ -67,9 +67,9 @@ async fn no_permission_opens_the_platforms_own_ports() {
         }
     }
     let config = EgressConfig { named: false, ..EgressConfig::default() };
-    let refused =
-        get(&mut Bench::with(config, &[&server.origin("localhost")]).outbound(), &server.url("localhost"), None);
-    assert!(matches!(refused.await, Err(Error::DestinationIpProhibited)));
+    let mut out = Bench::with(config, &[&server.origin("localhost")]).outbound();
+    let refused = get(&mut out, &server.url("localhost"), None).await;
+    assert!(matches!(refused, Err(Error::DestinationIpProhibited)));
     assert_eq!(server.connections(), 0);
 }
 

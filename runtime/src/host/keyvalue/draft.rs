@@ -9,7 +9,6 @@ use super::{Bucket, Error, HasKeyValue, KeyValueView, Result};
 pub(super) use bindings::wasi::keyvalue::store;
 use bindings::wasi::keyvalue::{atomics, batch};
 
-#[expect(missing_docs, clippy::all, reason = "generated from the WIT")]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "wit/deps/keyvalue",

@@ -10,7 +10,6 @@ use bindings::wasi::keyvalue::{
     batch,
 };
 
-#[expect(missing_docs, clippy::all, reason = "generated from the WIT")]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "wit/deps/keyvalue-draft2",

@@ -4,7 +4,6 @@ use std::{
 };
 
 use dunlin_api::{ByteSize, Digest, InvocationId, LogLine, LogStream, Logs, Revision, RevisionId, Settings, World};
-use tokio::io::AsyncWrite;
 use wasmtime_wasi::{cli::StdoutStream, p2::OutputStream};
 
 use super::{BURST, MAX_LINE, MAX_LINES, Output, OutputSink};
