@@ -5,7 +5,7 @@ use dunlin_scheduler::store::{
     ArtifactStore, CatalogStore, Stored,
     embedded::{Embedded, OpenError},
 };
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Instant};
 use tempfile::TempDir;
 
 use crate::contract::{self, artifacts::pieces};
@@ -150,4 +150,27 @@ async fn a_full_queue_of_writes_is_refused_at_once_with_its_numbers() {
         assert!(keyvalue.get("s", key).await.unwrap().is_some());
     }
     keyvalue.set("s", "after", "x".into()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_writes_share_their_commits() {
+    let dir = TempDir::new().unwrap();
+    let keyvalue = open(dir.path()).keyvalue();
+    let mut rates = Vec::new();
+    for callers in [1_usize, 64] {
+        let each = 200;
+        let start = Instant::now();
+        let tasks = (0..callers).map(|n| {
+            let (keyvalue, key) = (keyvalue.clone(), n.to_string());
+            tokio::task::spawn(async move {
+                for _ in 0..each {
+                    keyvalue.increment("s", &key, 1).await.unwrap();
+                }
+            })
+        });
+        futures::future::join_all(tasks).await.into_iter().for_each(|joined| joined.unwrap());
+        rates.push((callers * each) as f64 / start.elapsed().as_secs_f64());
+        println!("{callers} callers: {:.0} acknowledged writes/s", rates[rates.len() - 1]);
+    }
+    assert!(rates[1] > 3.0 * rates[0], "64 callers are not served together: {rates:?}");
 }

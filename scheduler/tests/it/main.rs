@@ -1,7 +1,10 @@
 //! Integration tests of the scheduler: one binary, because each links everything.
 
+mod admin_api;
 mod contract;
-mod embedded;
-mod gateway;
+mod crash;
 mod deploying;
 mod doubles;
+mod embedded;
+mod gateway;
+mod logs;
