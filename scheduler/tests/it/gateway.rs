@@ -11,6 +11,7 @@ mod heads;
 mod http2;
 mod lifetimes;
 mod responses;
+mod speed;
 
 use bytes::Bytes;
 use dunlin_api::{
