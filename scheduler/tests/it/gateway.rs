@@ -4,6 +4,7 @@
 //! [`PATIENCE`], so that a gateway that hangs fails the test instead of the run.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+#![allow(clippy::print_stdout, reason = "a measurement is there to be read")]
 
 mod bodies;
 mod framing;
