@@ -33,8 +33,8 @@ mod problem;
 mod schema;
 mod serve;
 
-use schema::Security;
 pub use guard::{Failures, Token, WeakToken};
+use schema::Security;
 pub use serve::serve;
 
 /// Largest component by default: the largest published ones (Python with its libraries) have about 40 MiB.

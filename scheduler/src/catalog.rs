@@ -2,7 +2,7 @@
 //!
 //! Opened by the node before it serves; written by [`crate::deploy`]; read by everyone else as a [`Snapshot`] that is
 //! published whole after each change. A change costs reads of the changed function only. Changes that others make arrive
-//! through [`Catalog::follow`]. Bounds: [`KEPT_REVISIONS`] per function, [`LOADS`] reads at once while loading.
+//! through [`Catalog::follow`]. Bounds: [`KEPT_REVISIONS`] per function, 32 reads at once while loading.
 //!
 //! Keys: `fn/<function>` holds the deployment, `rev/<function>/<revision>` each revision.
 
@@ -210,9 +210,11 @@ impl Catalog {
         let records = self.store.list("rev/").await?;
         // Listed after the revisions: one that was deployed meanwhile is seen as kept.
         let entries = self.entries().await?;
-        let kept: HashSet<_> = entries.iter().map(|e| &e.deployment).flat_map(|d| {
-            d.revisions.iter().map(|id| revision_key(&d.function, id))
-        }).collect();
+        let kept: HashSet<_> = entries
+            .iter()
+            .map(|e| &e.deployment)
+            .flat_map(|d| d.revisions.iter().map(|id| revision_key(&d.function, id)))
+            .collect();
         let orphans = records.iter().filter(|record| !kept.contains(&record.key));
         let orphans = orphans.map(|record| parse::<Revision>(&record.key, &record.value));
         orphans.filter(|r| r.as_ref().map_or(true, |r| r.created_ms < before_ms)).collect()

@@ -3,13 +3,10 @@
 //! Called by [`crate::admin`]. The order is check → prepare → write the revision → compare-and-set the deployment, so traffic
 //! moves only to a revision that is ready here, and a deploy that fails or is cut off anywhere leaves the old one serving.
 //! The same bytes with the same settings change nothing. A caller that leaves ends its deploy at the next step; what was
-//! committed by then holds and is published. Bounds: [`TURNS`] deploys run (each may hold one component in memory) and
-//! [`WAITING`] more wait; the rest is refused at once.
+//! committed by then holds and is published. Bounds: 4 deploys run (each may hold one component in memory) and
+//! 256 more wait; the rest is refused at once.
 
-use dunlin_api::{
-    Deployment, Digest, FunctionName, HttpTrigger, Prepare, Revision, RevisionId, Settings, StoreError, Version,
-};
-use serde::{Deserialize, Serialize};
+use dunlin_api::{Deployment, FunctionName, HttpTrigger, Prepare, Revision, RevisionId, StoreError, Version};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -24,9 +21,11 @@ use crate::{
 };
 
 mod error;
+mod messages;
 mod sweep;
 
 pub use error::DeployError;
+pub use messages::{DeployRequest, DeployResult, NodeReady};
 pub use sweep::{SPARED, Swept};
 
 /// Deploys that run at once: compiling is bounded elsewhere, this bounds the components held in memory.
@@ -37,47 +36,6 @@ const WAITING: usize = 256;
 const ATTEMPTS: usize = 16;
 /// The gateway takes a new snapshot within milliseconds; a deploy that is committed does not fail because it did not.
 const SERVED: Duration = Duration::from_secs(2);
-
-/// What to deploy.
-#[derive(Clone, Debug)]
-pub struct DeployRequest {
-    /// The function.
-    pub function: FunctionName,
-    /// An artifact that was uploaded before.
-    pub artifact: Digest,
-    /// What it runs with.
-    pub settings: Settings,
-    /// The version of the deployment that the caller saw, 0 for none; another one is a conflict. None = whatever it is.
-    pub expected: Option<Version>,
-}
-
-/// What a deploy did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DeployResult {
-    /// The function.
-    pub function: FunctionName,
-    /// The revision that serves now.
-    pub revision: RevisionId,
-    /// Its artifact.
-    pub artifact: Digest,
-    /// False if exactly this was serving before.
-    pub changed: bool,
-    /// The version of the deployment.
-    pub version: Version,
-    /// The routes it serves.
-    pub routes: Vec<String>,
-    /// Every node that should run it, and whether it is ready.
-    pub nodes: Vec<NodeReady>,
-}
-
-/// Whether one node has a revision ready.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeReady {
-    /// The node.
-    pub node: String,
-    /// Whether it can run the revision at once.
-    pub ready: bool,
-}
 
 /// Deploys and removes functions.
 pub struct Deployer {

@@ -64,9 +64,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", detail));
         }
         let bytes = read(request.into_body()).await?;
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|e| Failure::new(StatusCode::BAD_REQUEST, "malformed-json", format!("the body is not as it should be: {e}")))
+        serde_json::from_slice(&bytes).map(Self).map_err(|e| {
+            Failure::new(StatusCode::BAD_REQUEST, "malformed-json", format!("the body is not as it should be: {e}"))
+        })
     }
 }
 

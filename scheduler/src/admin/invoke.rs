@@ -62,7 +62,9 @@ fn seen_by_guest(uri: &Uri) -> Answer<Uri> {
     let rest = uri.path().splitn(6, '/').nth(5).unwrap_or("");
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let seen = format!("/{rest}{query}").parse();
-    seen.map_err(|_| Failure::new(StatusCode::BAD_REQUEST, "bad-path", "the path is not one that a function can be given"))
+    seen.map_err(|_| {
+        Failure::new(StatusCode::BAD_REQUEST, "bad-path", "the path is not one that a function can be given")
+    })
 }
 
 fn shown(admin: &Admin, mut response: http::Response<Body>) -> Response {

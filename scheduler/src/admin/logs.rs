@@ -54,9 +54,10 @@ pub(super) async fn logs(State(admin): State<Shared>, which: Params<Which>) -> A
         return Err(DeployError::NoFunction(name.clone()).into());
     }
     let lines = if follow {
-        let lines = admin.logs.follow(function, tail).map_err(|error| {
-            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-followers", error.to_string())
-        })?;
+        let lines = admin
+            .logs
+            .follow(function, tail)
+            .map_err(|error| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-followers", error.to_string()))?;
         lines.take_until(admin.stop.clone().cancelled_owned()).boxed()
     } else {
         stream::iter(admin.logs.tail(function.as_ref(), tail)).boxed()

@@ -9,7 +9,7 @@ use crate::deploy::DeployError;
 /// An answer that is a problem document.
 #[derive(Debug)]
 pub(super) struct Failure {
-    problem: Problem,
+    problem: Box<Problem>,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
@@ -17,7 +17,7 @@ pub(super) type Answer<T> = Result<T, Failure>;
 
 impl Failure {
     pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
-        Self { problem: Problem::new(status, code, detail), header: None }
+        Self { problem: Box::new(Problem::new(status, code, detail)), header: None }
     }
 
     pub(super) fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
@@ -26,7 +26,11 @@ impl Failure {
     }
 
     fn retry_soon(self) -> Self {
-        if self.problem.status == StatusCode::SERVICE_UNAVAILABLE { self.with_header(header::RETRY_AFTER, "1") } else { self }
+        if self.problem.status == StatusCode::SERVICE_UNAVAILABLE {
+            self.with_header(header::RETRY_AFTER, "1")
+        } else {
+            self
+        }
     }
 }
 
@@ -64,7 +68,11 @@ impl From<StoreError> for Failure {
 
 pub(super) async fn not_found(uri: Uri) -> Failure {
     let path: String = uri.path().chars().take(200).collect();
-    Failure::new(StatusCode::NOT_FOUND, "not-found", format!("there is no {path} here: /openapi.json says what there is"))
+    Failure::new(
+        StatusCode::NOT_FOUND,
+        "not-found",
+        format!("there is no {path} here: /openapi.json says what there is"),
+    )
 }
 
 pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Failure {

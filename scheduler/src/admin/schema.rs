@@ -159,8 +159,13 @@ mod tests {
 
     #[test]
     fn describes_what_is_sent() {
-        let limits = dunlin_api::Limits { concurrency: Some(1), response_body: Some(dunlin_api::ByteSize(1)), ..Default::default() };
-        let trigger = dunlin_api::HttpTrigger { route: "/".into(), host: Some("h".into()), methods: vec!["GET".into()] };
+        let limits = dunlin_api::Limits {
+            concurrency: Some(1),
+            response_body: Some(dunlin_api::ByteSize(1)),
+            ..Default::default()
+        };
+        let trigger =
+            dunlin_api::HttpTrigger { route: "/".into(), host: Some("h".into()), methods: vec!["GET".into()] };
         let invocation = dunlin_api::InvocationId::new();
         let problem = dunlin_api::Problem::of(&dunlin_api::InvokeError::Draining, invocation, false);
         assert_eq!(properties::<Limits>(), members(&limits));

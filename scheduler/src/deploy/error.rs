@@ -24,7 +24,9 @@ pub enum DeployError {
     #[error(transparent)]
     Refused(Refusal),
     /// Someone else deployed in between.
-    #[error("`{function}` is at version {found}, not {expected} (0 = not deployed): look at what changed, then deploy again")]
+    #[error(
+        "`{function}` is at version {found}, not {expected} (0 = not deployed): look at what changed, then deploy again"
+    )]
     Conflict {
         /// The function.
         function: FunctionName,

@@ -181,7 +181,10 @@ async fn runs_a_function_by_name_and_shows_where_and_how() {
     let headers = answer.headers().clone();
     let revision = api.json("/v1/functions/f").await["serving"][0]["revision"].clone();
     assert_eq!(headers["dunlin-revision"], revision.as_str().unwrap());
-    assert_eq!((&headers["dunlin-node"], &headers["dunlin-start"]), (&"here".parse().unwrap(), &"cold".parse().unwrap()));
+    assert_eq!(
+        (&headers["dunlin-node"], &headers["dunlin-start"]),
+        (&"here".parse().unwrap(), &"cold".parse().unwrap())
+    );
     assert!(headers["server-timing"].to_str().unwrap().contains("run;dur=1.500"));
     assert_eq!(headers["content-security-policy"], "sandbox");
     assert_eq!(answer.text().await.unwrap(), "REPORT /a%2fb/c?q=1 hello true");

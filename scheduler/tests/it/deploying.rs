@@ -81,7 +81,8 @@ async fn a_deploy_that_fails_leaves_the_old_revision_serving() {
     assert!(matches!(unknown, DeployError::UnknownArtifact(_)));
     assert!(unknown.to_string().contains("upload it first"), "{unknown}");
     let zero = Limits { concurrency: Some(0), ..Limits::default() };
-    let settings = DeployRequest { settings: dunlin_api::Settings { limits: zero, ..settings("f") }, ..request("f", b"good") };
+    let settings =
+        DeployRequest { settings: dunlin_api::Settings { limits: zero, ..settings("f") }, ..request("f", b"good") };
     assert!(matches!(scheduler.deployer.deploy(settings).await, Err(DeployError::Settings(_))));
     assert!(Arc::ptr_eq(&before, &scheduler.catalog.snapshot()), "nothing was published");
     assert!(scheduler.store.list("rev/").await.unwrap().len() == 1);
@@ -217,7 +218,8 @@ async fn fill(scheduler: &Scheduler, count: usize) {
     let done = scheduler.deploy("model", b"x").await;
     let model = scheduler.store.get("fn/model").await.unwrap().unwrap().0;
     let revision = scheduler.store.get(&format!("rev/model/{}", done.revision)).await.unwrap().unwrap().0;
-    let renamed = |bytes: &[u8], n: usize| String::from_utf8_lossy(bytes).replace("model", &format!("f{n}")).into_bytes();
+    let renamed =
+        |bytes: &[u8], n: usize| String::from_utf8_lossy(bytes).replace("model", &format!("f{n}")).into_bytes();
     let puts = (1..count).map(|n| {
         let (fn_key, rev_key) = (format!("fn/f{n}"), format!("rev/f{n}/{}", done.revision));
         let (entry, revision) = (renamed(&model, n), renamed(&revision, n));

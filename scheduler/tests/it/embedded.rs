@@ -104,12 +104,12 @@ async fn a_damaged_artifact_is_never_given_out_and_is_healed_by_uploading_it_aga
     let bytes = vec![3; 10_000];
     let digest = Digest::of(&bytes);
     let path = dir.path().join("artifacts").join(digest.to_string());
-    let flipped = |bytes: &[u8]| bytes.iter().enumerate().map(|(n, b)| if n == 5_000 { b ^ 1 } else { *b }).collect();
-    let damages: [&dyn Fn(&[u8]) -> Vec<u8>; 4] =
-        [&|b| b[..9_999].to_vec(), &flipped, &|b| [b, &b"x"[..]].concat(), &|_| Vec::new()];
-    for damage in damages {
+    let mut flipped = bytes.clone();
+    flipped[5_000] ^= 1;
+    let longer = [&bytes[..], b"x"].concat();
+    for damaged in [bytes[..9_999].to_vec(), flipped, longer, Vec::new()] {
         artifacts.put(digest, pieces(&bytes), ByteSize::mib(1)).await.unwrap();
-        fs::write(&path, damage(&bytes)).unwrap();
+        fs::write(&path, damaged).unwrap();
         assert!(matches!(artifacts.fetch(digest).await, Err(StoreError::Corrupt(..))));
         assert_eq!(artifacts.touch(digest).await.unwrap(), None);
         assert_eq!(artifacts.put(digest, pieces(&bytes), ByteSize::mib(1)).await.unwrap(), Stored::New);

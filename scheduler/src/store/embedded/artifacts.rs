@@ -63,7 +63,12 @@ impl EmbeddedArtifacts {
         spawn_blocking(move || work(path)).await.map_err(|e| unavailable("working on an artifact", e))?
     }
 
-    async fn receive(&self, digest: Digest, mut bytes: ByteStream<'_>, max: ByteSize) -> Result<NamedTempFile, PutError> {
+    async fn receive(
+        &self,
+        digest: Digest,
+        mut bytes: ByteStream<'_>,
+        max: ByteSize,
+    ) -> Result<NamedTempFile, PutError> {
         let dir = self.dir.clone();
         let made = spawn_blocking(move || tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir)).await;
         let temporary = made.map_err(io::Error::other).flatten().map_err(failed)?;
