@@ -226,9 +226,10 @@ mod tests {
         /// Compiles a small component that differs with `n` and stores it.
         fn put(&self, store: &CodeStore, n: u32) -> Digest {
             let text = format!("(component (core module (func (export \"f\") (result i32) i32.const {n})))");
-            let digest = Digest::of(text.as_bytes());
+            let component = wat::parse_str(text).unwrap();
+            let digest = Digest::of(&component);
             let scratch = store.scratch().unwrap();
-            fs::write(&scratch, self.engine.precompile_component(text.as_bytes()).unwrap()).unwrap();
+            fs::write(&scratch, self.engine.precompile_component(&component).unwrap()).unwrap();
             store.save(&digest, KIND, &self.engine, &scratch).unwrap();
             digest
         }

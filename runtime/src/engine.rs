@@ -51,7 +51,7 @@ impl Engines {
     pub(crate) fn new(slots: u32) -> Result<Self, StartError> {
         let engine = |kind| -> Result<LinkedEngine, StartError> {
             let engine = pooled_or_not(kind, slots)?;
-            let linker = linker::link(&engine).map_err(StartError::Engine)?;
+            let linker = linker::link(&engine, kind).map_err(StartError::Engine)?;
             Ok(LinkedEngine { engine, linker })
         };
         let (plain, concurrent) = (engine(EngineKind::Plain)?, engine(EngineKind::Concurrent)?);

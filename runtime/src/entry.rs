@@ -52,8 +52,9 @@ pub(crate) async fn run(ready: Arc<Ready>, call: Invocation, permit: Permit) -> 
     let head = poll_fn(|cx| {
         let ended = run.poll(cx);
         match (head.try_recv(), ended) {
+            // Nothing has left yet, so a guest that failed right behind its head can still be answered for.
+            (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
             (Ok(head), _) => Poll::Ready(head),
-            (Err(_), Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
             (Err(_), Poll::Ready(Ok(()))) => {
                 Poll::Ready(Err(InvokeError::NoResponse("it returned without setting a response".into())))
             }

@@ -1,12 +1,12 @@
-//! What a guest may import. Everything the sandbox can give is linked for every guest; what a function may do with it
-//! is decided by its settings when it calls.
+//! What a guest may import. Everything the sandbox can give is linked for every guest, on the engine that can run it;
+//! what a function may do with it is decided by its settings when it calls.
 //!
 //! File systems and sockets are linked because language runtimes import them without using them: there is no
 //! directory to open and every address is refused.
 
 use wasmtime::{Engine, component::Linker};
 
-use crate::{host, sandbox::Guest};
+use crate::{engine::EngineKind, host, sandbox::Guest};
 
 /// The packages offered, each with the version tracks that resolve to what is linked.
 const OFFERED: &[(&str, &[&str])] = &[
@@ -15,18 +15,20 @@ const OFFERED: &[(&str, &[&str])] = &[
     ("wasi:filesystem", &["0.2", "0.3"]),
     ("wasi:http", &["0.2", "0.3"]),
     ("wasi:io", &["0.2"]),
-    ("wasi:keyvalue", &["0.2.0-draft"]),
+    ("wasi:keyvalue", &["0.2.0-draft", "0.2.0-draft2"]),
     ("wasi:random", &["0.2", "0.3"]),
     ("wasi:sockets", &["0.2", "0.3"]),
 ];
 
 /// Links all of it. Takes 0.2 ms, so it is done once for each engine.
-pub(crate) fn link(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+pub(crate) fn link(engine: &Engine, kind: EngineKind) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    if kind == EngineKind::Concurrent {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
     host::keyvalue::add_to_linker(&mut linker, Guest::keyvalue)?;
     Ok(linker)
 }

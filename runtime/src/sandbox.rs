@@ -182,7 +182,9 @@ pub(crate) fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -
     if guest.memory.denied {
         return InvokeError::Memory(limits.memory);
     }
-    // The alternate form is one line: context, then cause; the backtrace goes to the log only.
-    guest.output.remark(format_args!("{error:?}"));
+    // The backtrace goes to the log only.
+    for line in format!("{error:?}").lines().filter(|line| !line.trim().is_empty()) {
+        guest.output.remark(line);
+    }
     InvokeError::Trap(error.root_cause().to_string())
 }

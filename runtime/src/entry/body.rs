@@ -5,11 +5,12 @@ use dunlin_api::{Body, BodyError, ByteSize, InvokeError};
 use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
-use wasmtime_wasi_http::WasiBody;
+use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::after::Run;
 use crate::ready::Ready;
@@ -18,33 +19,39 @@ use crate::ready::Ready;
 /// the head in one write.
 pub(crate) fn finish(ready: &Arc<Ready>, headers: &HeaderMap, mut body: WasiBody, run: Run) -> Body {
     let limit = ready.revision.settings.limits.response_body;
-    let mut first = None;
+    let mut early = VecDeque::new();
     if run.ended() {
         let mut cx = Context::from_waker(Waker::noop());
-        match Pin::new(&mut body).poll_frame(&mut cx) {
-            Poll::Ready(None) => return Body::Empty,
-            Poll::Ready(Some(Ok(frame))) => {
-                let ends = frame.is_data() && matches!(Pin::new(&mut body).poll_frame(&mut cx), Poll::Ready(None));
-                match frame.into_data() {
-                    Ok(data) if ends && limit.is_none_or(|l| data.len() as u64 <= l.bytes()) => {
-                        return Body::full(data);
+        let mut poll = || Pin::new(&mut body).poll_frame(&mut cx);
+        let first = poll();
+        let second = if matches!(first, Poll::Ready(Some(Ok(_)))) { poll() } else { Poll::Pending };
+        match (first, second) {
+            (Poll::Ready(None), _) => return Body::Empty,
+            (Poll::Ready(Some(Ok(frame))), Poll::Ready(None)) => match frame.into_data() {
+                Ok(data) if limit.is_none_or(|l| data.len() as u64 <= l.bytes()) => return Body::full(data),
+                Ok(data) => early.push_back(Some(Ok(Frame::data(data)))),
+                Err(other) => early.push_back(Some(Ok(other))),
+            },
+            (first, second) => {
+                // What was read must be said, in this order, before the body is asked again.
+                for frame in [first, second] {
+                    if let Poll::Ready(frame) = frame {
+                        early.push_back(frame);
                     }
-                    Ok(data) => first = Some(Frame::data(data)),
-                    Err(other) => first = other.into_trailers().ok().map(Frame::trailers),
                 }
             }
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
     }
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     let left = limit.map(ByteSize::bytes);
-    let driven = Driven { first, body, run: Some(run), ready: ready.clone(), left, declared, sent: 0, whole: false };
+    let driven = Driven { early, body, run: Some(run), ready: ready.clone(), left, declared, sent: 0, whole: false };
     Body::stream(driven)
 }
 
 /// A body that lets its guest run whenever it is read.
 struct Driven {
-    first: Option<Frame<Bytes>>,
+    /// What was read before anybody asked.
+    early: VecDeque<Option<Result<Frame<Bytes>, Error>>>,
     body: WasiBody,
     /// None once the guest was handed on.
     run: Option<Run>,
@@ -60,8 +67,8 @@ struct Driven {
 
 impl Driven {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(frame) = self.first.take() {
-            return Poll::Ready(Some(Ok(frame)));
+        if let Some(frame) = self.early.pop_front() {
+            return Poll::Ready(frame.map(|f| f.map_err(Into::into)));
         }
         if let Some(run) = &mut self.run
             && let Poll::Ready(Err(error)) = run.poll(cx)
@@ -103,7 +110,7 @@ impl http_body::Body for Driven {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.first.is_some() { SizeHint::default() } else { self.body.size_hint() }
+        if !self.early.is_empty() { SizeHint::default() } else { self.body.size_hint() }
     }
 }
 

@@ -58,7 +58,8 @@ fn both_streams_become_lines_of_the_invocation() {
     let mut stderr = Box::into_pin(output.stderr().async_stream());
     assert!(stderr.as_mut().poll_write(&mut Context::from_waker(Waker::noop()), b"bad\n").is_ready());
     print(&output, b"o");
-    drop(output);
+    // Each stream is a clone of the output; the last one ends it.
+    drop((output, stderr));
     assert_eq!(kept.texts(LogStream::Stdout), ["one", "two"]);
     assert_eq!(kept.texts(LogStream::Stderr), ["bad"]);
     assert!(kept.0.lock().unwrap().iter().all(|line| line.invocation == id && line.function.as_str() == "printer"));
