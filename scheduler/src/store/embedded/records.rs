@@ -4,10 +4,15 @@
 //! many of them together (see the writer module). Every write takes the next number of a counter that is committed with it, so
 //! no version of a key ever comes twice. Bounds: the page cache given at opening; scans stop at the limit they are given.
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use dunlin_api::{StoreError, Version};
 use redb::{Database, ReadableDatabase, TableDefinition};
-use std::{fs::File, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
@@ -29,21 +34,43 @@ pub(super) struct Found {
     pub(super) value: Bytes,
 }
 
+/// The file of a database, open but for the moments in which it is opened again: after an error of the disk, a full one
+/// for example, redb takes no more writes until then.
+pub(super) struct Handle {
+    path: PathBuf,
+    cache_bytes: usize,
+    open: ArcSwapOption<Database>,
+}
+
+impl Handle {
+    /// The open database.
+    pub(super) fn get(&self) -> Result<Arc<Database>, redb::Error> {
+        self.open.load_full().ok_or(redb::Error::PreviousIo)
+    }
+
+    /// Closes the file if it is open and opens it; fails while a reader still has it.
+    pub(super) fn reopen(&self) -> Result<(), redb::Error> {
+        self.open.store(None);
+        let database = Database::builder().set_cache_size(self.cache_bytes).create(&self.path)?;
+        self.open.store(Some(Arc::new(database)));
+        Ok(())
+    }
+}
+
 /// An open database with its writer.
 pub(super) struct Records {
     // Declared before the database: its thread must have ended when the file is closed.
     writer: Writer,
     changes: broadcast::Sender<String>,
-    database: Arc<Database>,
+    database: Arc<Handle>,
     _lock: Arc<File>,
 }
 
 impl Records {
     pub(super) fn open(path: &Path, cache_bytes: usize, lock: Arc<File>) -> Result<Self, OpenError> {
         let failed = |reason: String| OpenError::Database { path: path.to_owned(), reason };
-        let database = Database::builder().set_cache_size(cache_bytes).create(path);
-        let database = Arc::new(database.map_err(|e| failed(e.to_string()))?);
-        create_tables(&database).map_err(|e| failed(e.to_string()))?;
+        let database = Arc::new(Handle { path: path.to_owned(), cache_bytes, open: ArcSwapOption::empty() });
+        database.reopen().and_then(|()| create_tables(&*database.get()?)).map_err(|e| failed(e.to_string()))?;
         let (changes, _) = broadcast::channel(CHANGES);
         let writer = Writer::start(database.clone(), changes.clone()).map_err(|e| failed(e.to_string()))?;
         Ok(Self { writer, changes, database, _lock: lock })
@@ -56,7 +83,7 @@ impl Records {
 
     pub(super) fn get(&self, namespace: &str, key: &str) -> Result<Option<(Bytes, Version)>, StoreError> {
         let read = || -> Result<_, redb::Error> {
-            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let table = self.database.get()?.begin_read()?.open_table(RECORDS)?;
             let found = table.get((namespace, key))?;
             Ok(found.map(|guard| {
                 let (version, value) = guard.value();
@@ -75,7 +102,7 @@ impl Records {
         limit: usize,
     ) -> Result<Vec<Found>, StoreError> {
         let read = || -> Result<_, redb::Error> {
-            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let table = self.database.get()?.begin_read()?.open_table(RECORDS)?;
             let mut found = Vec::new();
             for row in table.range((namespace, after.unwrap_or(prefix))..)? {
                 let (row_key, row_value) = row?;
@@ -96,7 +123,7 @@ impl Records {
     /// The keys alone, see [`Records::scan`]: values may be large.
     pub(super) fn keys(&self, namespace: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StoreError> {
         let read = || -> Result<_, redb::Error> {
-            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let table = self.database.get()?.begin_read()?.open_table(RECORDS)?;
             let mut found = Vec::new();
             for row in table.range((namespace, after.unwrap_or(""))..)? {
                 let (row_key, _) = row?;

@@ -7,12 +7,12 @@
 
 use bytes::Bytes;
 use dunlin_api::{StoreError, Version};
-use redb::{Database, ReadableTable, Table, WriteTransaction};
+use redb::{ReadableTable, Table, WriteTransaction};
 use std::{io, sync::Arc, thread::JoinHandle};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
 use super::{
-    records::{COUNTER, RECORDS},
+    records::{COUNTER, Handle, RECORDS},
     unavailable,
 };
 
@@ -65,7 +65,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(database: Arc<Database>, changes: broadcast::Sender<String>) -> io::Result<Self> {
+    pub(super) fn start(database: Arc<Handle>, changes: broadcast::Sender<String>) -> io::Result<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE);
         // A thread of its own: it syncs files all its life, which would hold a worker of the async runtime.
         let thread = std::thread::Builder::new().name("store-writer".into());
@@ -97,7 +97,7 @@ impl Drop for Writer {
     }
 }
 
-fn run(database: &Database, changes: &broadcast::Sender<String>, mut waiting: mpsc::Receiver<Op>) {
+fn run(database: &Handle, changes: &broadcast::Sender<String>, mut waiting: mpsc::Receiver<Op>) {
     let mut batch = Vec::new();
     while let Some(first) = waiting.blocking_recv() {
         batch.push(first);
@@ -110,6 +110,9 @@ fn run(database: &Database, changes: &broadcast::Sender<String>, mut waiting: mp
             Ok(results) => answer(changes, batch.drain(..).zip(results)),
             Err(error) => {
                 tracing::error!(%error, writes = batch.len(), "a commit failed: these writes are refused");
+                if let Err(error) = database.reopen() {
+                    tracing::error!(%error, "the database could not be opened again: the next write tries it");
+                }
                 let refused = |_| Err(unavailable("a write was not committed", &error));
                 let results: Vec<_> = batch.iter().map(refused).collect();
                 answer(changes, batch.drain(..).zip(results));
@@ -130,8 +133,11 @@ fn answer(changes: &broadcast::Sender<String>, done: impl Iterator<Item = (Op, R
     }
 }
 
-fn commit(database: &Database, batch: &mut [Op]) -> Result<Vec<Result<Done, StoreError>>, redb::Error> {
-    let mut transaction = database.begin_write()?;
+fn commit(database: &Handle, batch: &mut [Op]) -> Result<Vec<Result<Done, StoreError>>, redb::Error> {
+    if database.get().is_err() {
+        database.reopen()?;
+    }
+    let mut transaction = database.get()?.begin_write()?;
     // Two-phase, because guests choose what is written and a checksum that is not cryptographic must not decide which
     // state is valid; and no repair run over the whole file when the process was killed.
     transaction.set_quick_repair(true);
