@@ -97,10 +97,11 @@ impl Bound {
         let executor =
             Executor::new(runtime_config(&config, admin_addr), stores.artifacts(), stores.keyvalue(), logs.clone())?;
         let catalog = Arc::new(Catalog::open(stores.catalog()).await?);
-        let deployer = Arc::new(Deployer::new(NAME, catalog.clone(), stores.artifacts(), executor.clone()));
         let snapshot = catalog.snapshot();
         let functions = snapshot.functions.len();
         let router = Arc::new(Router::new(executor.clone(), snapshot));
+        let deployer = Deployer::new(NAME, catalog.clone(), stores.artifacts(), executor.clone());
+        let deployer = Arc::new(deployer.waiting_for(router.served()));
         let front = gateway::Config {
             node: HeaderValue::from_static(NAME),
             always_timing: config.timing,

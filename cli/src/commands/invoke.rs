@@ -80,9 +80,9 @@ async fn finish(args: &Args, client: &Client, answer: Response, out: &Output) ->
     let status = answer.status();
     let answer = if is_problem(&answer) { platform_problem(client, answer).await? } else { answer };
     if out.is_json() {
-        whole(answer, out).await?
+        whole(answer, out).await?;
     } else {
-        streamed(args, answer, out).await?
+        streamed(args, answer, out).await?;
     }
     if args.fail && (status.is_client_error() || status.is_server_error()) {
         return Err(Failure::new(Exit::Function, format!("function `{}` answered {status}", args.name)).into());
