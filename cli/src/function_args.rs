@@ -35,6 +35,12 @@ pub(crate) struct FunctionArgs {
     /// Largest request body, such as 10MiB
     #[arg(long, value_name = "SIZE")]
     pub(crate) request_body: Option<ByteSize>,
+    /// Invocations that one instance serves before it is retired; its state lives on between them [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) reuse: Option<u32>,
+    /// Invocations that one reused instance serves at once; only wasi:http@0.3 components [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrent: Option<u32>,
 }
 
 /// How a function is reached.
@@ -61,6 +67,8 @@ impl FunctionArgs {
         replace(&mut limits.timeout, self.timeout);
         replace(&mut limits.request_body, self.request_body);
         limits.concurrency = self.concurrency.or(limits.concurrency);
+        replace(&mut settings.instances.reuse, self.reuse);
+        replace(&mut settings.instances.concurrent, self.concurrent);
     }
 }
 

@@ -89,8 +89,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let alive = dir.path().join("alive");
         let command = "sleep 600 & echo $! > alive; wait";
-        let run = run(command, dir.path());
-        tokio::pin!(run);
+        let mut run = Box::pin(run(command, dir.path()));
         while std::fs::read_to_string(&alive).unwrap_or_default().trim().is_empty() {
             tokio::select! {
                 _ = &mut run => panic!("it ended by itself"),
@@ -100,7 +99,6 @@ mod tests {
         let pid: i32 = std::fs::read_to_string(&alive).unwrap().trim().parse().unwrap();
         let pid = Pid::from_raw(pid).unwrap();
         assert!(rustix::process::test_kill_process(pid).is_ok());
-        #[expect(clippy::drop_non_drop, reason = "the pinned future owns the process group")]
         drop(run);
         // Reaped by init; until then it is a zombie whose command line is empty.
         let gone = || std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|c| c.is_empty());

@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         slots: args.slots,
         token: None,
         grace: GRACE,
-        timing: true,
+        timing: false,
     };
     let mut node = Bound::listen(config).await?.start().await?;
     let client = Client::new(Server { url: node.admin_url(), token: None })?;

@@ -1,10 +1,13 @@
 //! The program as people use it: real processes, real components, real signals. One binary, because each links wasmtime.
 
 mod clients;
+mod components;
 mod crates;
 mod dev;
+mod limits;
 mod node;
 mod projects;
+mod readme;
 mod refusals;
 mod serve;
 mod support;

@@ -175,19 +175,40 @@ impl Node {
 
 /// Status and body of a GET.
 pub(crate) fn get(url: &str) -> (u16, String) {
+    let answer = exchange("GET", url, b"");
+    (answer.status, answer.body)
+}
+
+/// Status and body of a POST.
+pub(crate) fn post(url: &str, body: &[u8]) -> (u16, String) {
+    let answer = exchange("POST", url, body);
+    (answer.status, answer.body)
+}
+
+/// A whole answer, as it was on the wire.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+/// One request on a connection of its own. HTTP/1.0: the answer ends with the connection and is never chunked.
+pub(crate) fn exchange(method: &str, url: &str, body: &[u8]) -> Answer {
     let rest = url.strip_prefix("http://").unwrap();
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let path = if path.is_empty() { "/" } else { path };
     let mut stream = TcpStream::connect(authority).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // HTTP/1.0: the answer ends with the connection and is never chunked.
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: {authority}\r\n\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.0\r\nhost: {authority}\r\ncontent-length: {}\r\n\r\n", body.len()).unwrap();
+    // A server that refuses the body closes while it is sent; the answer is there all the same.
+    let _ = stream.write_all(body);
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
+    // A cut connection may be a reset; what came before it counts.
+    let _ = stream.read_to_end(&mut answer);
     let answer = text(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a response");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {url}: no head in {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, body.to_owned())
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
 
 /// Asks until `accept` likes the answer.

@@ -1,0 +1,61 @@
+//! Real components of real toolchains, deployed with the command people use and called over HTTP.
+
+use crate::support::{Node, exchange, fixture, get, ok, post};
+
+/// Deploys the samples `names` with their own manifests; they were built before.
+fn deploy_samples(node: &Node, names: &[&str]) {
+    for name in names {
+        fixture(name);
+        let project = dunlin_fixtures::sample(name);
+        ok(&node.admin, &["deploy", project.to_str().unwrap(), "--no-build"]);
+    }
+}
+
+#[test]
+fn components_of_other_toolkits_are_deployed_and_called() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(&data);
+    // 0.2: wstd, JavaScript; 0.3: Spin's SDK, wasip3, Python.
+    for name in ["thirdparty-wstd", "thirdparty-js", "thirdparty-spin", "thirdparty-wasip3", "thirdparty-python"] {
+        ok(&node.admin, &["deploy", &fixture(name), "--name", name]);
+        let (status, body) = post(&format!("{}/{name}/some/path", node.http), b"12345");
+        assert!(status == 200 && body.contains("/some/path"), "{name}: {status} {body}");
+    }
+}
+
+#[test]
+fn the_samples_do_what_their_pages_say() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(&data);
+    deploy_samples(&node, &["hello", "echo", "links", "transform", "markdown", "wordcount"]);
+    let at = |path: &str| format!("{}{path}", node.http);
+
+    assert_eq!(get(&at("/hello?name=Ada")), (200, "Hello, Ada!\n".into()));
+    let large = "x".repeat(3 << 20);
+    assert!(post(&at("/echo"), large.as_bytes()) == (200, large));
+    assert!(post(&at("/markdown"), b"# Hello").1.contains("<h1"));
+    assert!(post(&at("/wordcount"), b"to be or not to be").1.contains("\"words\": 6"));
+    assert!(post(&at("/transform/sha256"), b"abc").1.starts_with("ba7816bf"));
+
+    let (status, link) = post(&at("/links"), b"https://example.com/");
+    assert_eq!(status, 201, "{link}");
+    let code = serde_json::from_str::<serde_json::Value>(&link).unwrap()["code"].as_str().unwrap().to_owned();
+    let answer = exchange("GET", &at(&format!("/links/{code}")), b"");
+    assert!(answer.status == 302 && answer.head.contains("location: https://example.com/"), "{}", answer.head);
+    assert!(get(&at(&format!("/links/{code}/stats"))).1.contains("\"hits\":1"));
+    assert_eq!(get(&at("/links/nothing")).0, 404);
+}
+
+#[test]
+fn what_a_function_stored_survives_a_killed_node() {
+    let data = tempfile::tempdir().unwrap();
+    let mut node = Node::start(&data);
+    deploy_samples(&node, &["links"]);
+    let (_, link) = post(&format!("{}/links", node.http), b"https://example.com/kept");
+    let code = serde_json::from_str::<serde_json::Value>(&link).unwrap()["code"].as_str().unwrap().to_owned();
+    node.process.signal(rustix::process::Signal::KILL);
+    node.process.wait();
+    let node = Node::start(&data);
+    let answer = exchange("GET", &format!("{}/links/{code}", node.http), b"");
+    assert!(answer.head.contains("https://example.com/kept"), "{}", answer.head);
+}
