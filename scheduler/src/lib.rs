@@ -1,10 +1,15 @@
-//! placeholder
-pub mod gateway;
-pub mod router;
-pub mod routes;
-pub mod snapshot;
+//! The cluster: what is deployed, who is alive, who runs this one. It never links wasmtime.
+//!
+//! The command line makes its parts and owns their sockets and their stop. A deploy passes [`admin`] → [`deploy`] →
+//! [`catalog`] → [`store`]; a request passes [`gateway`] → [`router`] (by [`routes`] of the published [`snapshot`]) → whatever
+//! implements `Invoke`. It promises that what was acknowledged survives `kill -9` and that readers never wait for writers.
+
 pub mod admin;
 pub mod catalog;
 pub mod deploy;
+pub mod gateway;
 pub mod log_hub;
+pub mod router;
+pub mod routes;
+pub mod snapshot;
 pub mod store;

@@ -24,6 +24,7 @@ const BUILD_INLINE: usize = 100;
 pub struct Router<I> {
     executor: I,
     view: ArcSwap<View>,
+    served: watch::Sender<Arc<Snapshot>>,
 }
 
 struct View {
@@ -44,7 +45,13 @@ impl View {
 impl<I: Invoke> Router<I> {
     /// A router over `executor` that serves `snapshot` until [`follow`](Self::follow) brings another.
     pub fn new(executor: I, snapshot: Arc<Snapshot>) -> Self {
-        Self { executor, view: ArcSwap::from_pointee(View::new(snapshot)) }
+        let served = watch::Sender::new(snapshot.clone());
+        Self { executor, view: ArcSwap::from_pointee(View::new(snapshot)), served }
+    }
+
+    /// Each snapshot after requests are routed by it.
+    pub fn served(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.served.subscribe()
     }
 
     /// Keeps the router current until the catalog is gone. Cancel safe; the caller owns the task.
@@ -70,7 +77,9 @@ impl<I: Invoke> Router<I> {
                 }
             }
         };
+        let snapshot = view.snapshot.clone();
         self.view.store(Arc::new(view));
+        self.served.send_replace(snapshot);
     }
 
     /// The snapshot that is served now.

@@ -125,3 +125,12 @@ fn the_outside_is_closed_unless_the_manifest_opens_it() {
     let answer = rig.get(&format!("fetch?url={admin}")).1;
     assert!(answer.contains("DestinationIpProhibited"), "{answer}");
 }
+
+#[test]
+fn a_node_without_address_space_warns_and_serves_all_the_same() {
+    let data = tempfile::tempdir().unwrap();
+    let (node, warning) = Node::start_within(&data, 48 << 20);
+    assert!(warning.contains("WARN"), "{warning}");
+    ok(&node.admin, &["deploy", &fixture("hello")]);
+    assert_eq!(get(&format!("{}/hello", node.http)).0, 200);
+}

@@ -161,7 +161,23 @@ impl Node {
     pub(crate) fn start_with(data: &TempDir, more: &[&str]) -> Self {
         let base = ["node", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", data.path().to_str().unwrap()];
         let args: Vec<_> = base.iter().chain(more).copied().collect();
-        let process = Running::start(dunlin(&args));
+        Self::ready(Running::start(dunlin(&args)))
+    }
+
+    /// A node that may use only so much address space.
+    pub(crate) fn start_within(data: &TempDir, kib: u64) -> (Self, String) {
+        let script = format!("ulimit -v {kib} && exec \"$0\" node --http 127.0.0.1:0 --admin 127.0.0.1:0 --data \"$1\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_dunlin")]).arg(data.path()).stdin(Stdio::null());
+        let process = Running::start(command);
+        let addresses = [process.stderr_line(), process.stderr_line()];
+        let warning = process.stderr_until("address space");
+        process.stderr_until("ready in ");
+        let url = |line: &str| line.split_whitespace().last().unwrap().trim_end_matches('/').to_owned();
+        (Self { process, http: url(&addresses[0]), admin: url(&addresses[1]) }, warning)
+    }
+
+    fn ready(process: Running) -> Self {
         let address = |label: &str| {
             let line = process.stderr_line();
             let url = line.strip_prefix(label).unwrap_or_else(|| panic!("{line:?} should begin with {label:?}"));

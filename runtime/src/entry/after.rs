@@ -2,6 +2,7 @@
 
 use dunlin_api::InvokeError;
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -36,7 +37,10 @@ impl Run {
     /// Lets the guest run. Ready when it has ended; `Ok` ever after.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InvokeError>> {
         let Some(guest) = &mut self.guest else { return Poll::Ready(Ok(())) };
-        if let Poll::Ready(result) = guest.as_mut().poll(cx) {
+        // A panic in a host call is our fault, and must cost this invocation only, not its connection.
+        let polled = catch_unwind(AssertUnwindSafe(|| guest.as_mut().poll(cx)));
+        let polled = polled.unwrap_or_else(|_| Poll::Ready(Err(InvokeError::Internal("a host call panicked".into()))));
+        if let Poll::Ready(result) = polled {
             self.guest = None;
             return Poll::Ready(result);
         }
