@@ -238,10 +238,12 @@ async fn sweep(deployer: Arc<Deployer>, stop: CancellationToken) {
     deployer.run(stop).await;
 }
 
-/// Makes everything that serves ready, one after the other, so that the first calls after a start find it warm.
+/// Makes what serves ready, as much of it as is kept loaded, one after the other, so that the first calls after a start
+/// find it warm.
 async fn warm(executor: Arc<Executor>, catalog: Arc<Catalog>, stop: CancellationToken) {
     let snapshot = catalog.snapshot();
-    for (revision, _) in snapshot.functions.values().flat_map(|deployed| &deployed.serving) {
+    let serving = snapshot.functions.values().flat_map(|deployed| &deployed.serving);
+    for (revision, _) in serving.take(executor.max_loaded()) {
         if let Err(error) = executor.prepare(revision.clone()).await {
             tracing::warn!(function = %revision.function, revision = %revision.id, %error, "it could not be made ready");
         }

@@ -20,7 +20,8 @@ pub struct RuntimeConfig {
     pub max_component: ByteSize,
     /// Disk space for compiled code; the least recently used goes first.
     pub code_cache: ByteSize,
-    /// Components kept loaded; the least recently used goes first and is mapped again when it is called.
+    /// Functions kept loaded; the least recently used goes first and is mapped again when it is called, which takes
+    /// about a millisecond for a small one.
     pub max_loaded: usize,
     /// Compilations at once. More wait in line.
     pub max_compiles: usize,
@@ -69,7 +70,8 @@ impl RuntimeConfig {
             compiler: Compiler::InProcess,
             max_component: ByteSize::mib(64),
             code_cache: ByteSize::mib(4096),
-            max_loaded: 10_000,
+            // A small function holds about 0.4 MB, most of it pages of its code file.
+            max_loaded: 400,
             max_compiles: 2,
             forbidden_egress: Vec::new(),
         }

@@ -79,7 +79,7 @@ impl Executor {
             runtime: tokio::runtime::Handle::current(),
         });
         let compile = Compile::new(config.compiler.clone(), config.max_compiles);
-        let loader = Arc::new(Loader::new(node.clone(), store, compile, config.max_loaded, tasks.clone()));
+        let loader = Arc::new(Loader::new(node.clone(), store, compile, tasks.clone()));
         let executor = Arc::new(Self {
             node,
             loader,
@@ -97,6 +97,11 @@ impl Executor {
     /// How busy this node is.
     pub fn load(&self) -> Load {
         self.node.admission.load()
+    }
+
+    /// How many functions are kept loaded at most.
+    pub fn max_loaded(&self) -> usize {
+        self.config.max_loaded
     }
 
     /// Compiled files that were found corrupt since start; each was compiled again.

@@ -17,6 +17,10 @@ use crate::{
     ready::{Code, Node},
 };
 
+/// Components remembered here, so that revisions with the same artifact share one. Small, because ready revisions hold
+/// their code themselves and are what bounds the memory of a node.
+const MAX_SHARED: usize = 64;
+
 pub(crate) struct Loader {
     node: Arc<Node>,
     store: CodeStore,
@@ -26,15 +30,9 @@ pub(crate) struct Loader {
 }
 
 impl Loader {
-    /// Keeps up to `max_loaded` components mapped; work that outlives its caller runs on `tasks`.
-    pub(crate) fn new(
-        node: Arc<Node>,
-        store: CodeStore,
-        compile: Compile,
-        max_loaded: usize,
-        tasks: TaskTracker,
-    ) -> Self {
-        Self { node, store, compile, loaded: Cache::new(max_loaded), tasks }
+    /// Work that outlives its caller runs on `tasks`.
+    pub(crate) fn new(node: Arc<Node>, store: CodeStore, compile: Compile, tasks: TaskTracker) -> Self {
+        Self { node, store, compile, loaded: Cache::new(MAX_SHARED), tasks }
     }
 
     pub(crate) fn corrupt_files(&self) -> u64 {

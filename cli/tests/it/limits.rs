@@ -53,7 +53,10 @@ fn faults_of_the_guest_are_500_with_an_id_and_without_its_insides() {
         rig.fails(path, 500, code);
     }
     let (_, body) = rig.get("trap");
-    assert!(body.contains("\"started\":true") && body.contains("\"invocation\":\"") && !body.contains("backtrace"), "{body}");
+    assert!(
+        body.contains("\"started\":true") && body.contains("\"invocation\":\"") && !body.contains("backtrace"),
+        "{body}"
+    );
     let (status, body) = rig.get("grow?mb=500");
     assert!(status == 500 || body.contains("grew"), "{status} {body}");
     assert!(ok(&rig.node.admin, &["logs", "h"]).contains("wasm trap"));

@@ -166,7 +166,8 @@ impl Node {
 
     /// A node that may use only so much address space.
     pub(crate) fn start_within(data: &TempDir, kib: u64) -> (Self, String) {
-        let script = format!("ulimit -v {kib} && exec \"$0\" node --http 127.0.0.1:0 --admin 127.0.0.1:0 --data \"$1\"");
+        let script =
+            format!("ulimit -v {kib} && exec \"$0\" node --http 127.0.0.1:0 --admin 127.0.0.1:0 --data \"$1\"");
         let mut command = Command::new("sh");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_dunlin")]).arg(data.path()).stdin(Stdio::null());
         let process = Running::start(command);
