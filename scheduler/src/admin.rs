@@ -155,6 +155,8 @@ pub fn router(admin: Arc<Admin>) -> Router {
     // Taken out of axum's reach for methods that OpenAPI cannot name.
     router
         .route("/v1/functions/{name}/invoke", routing::any(invoke::call))
+        // A catch-all wants at least one character, and the root has none.
+        .route("/v1/functions/{name}/invoke/", routing::any(invoke::call))
         .route("/v1/functions/{name}/invoke/{*path}", routing::any(invoke::call_path))
         .route("/openapi.json", routing::get(move || std::future::ready(axum::Json(description.clone()))))
         .fallback(problem::not_found)

@@ -2,7 +2,9 @@
 //! `instances = { reuse = …, concurrent = … }`.
 //!
 //! Scheduling calls onto instances is wasmtime's own handler's; ours are the limits. What the calls of one instance
-//! share they also lose together: memory and CPU time are those of the instance, and a trap ends all its calls.
+//! share they also lose together: memory and CPU time are those of the instance, and a trap ends all its calls. A caller
+//! that leaves frees its slot at once, but its call runs on until it ends or reaches its deadline: wasmtime cannot cancel
+//! one call of an instance (wasmtime issue 11833).
 
 use bytes::Bytes;
 use dunlin_api::{Body, BodyError, Instances, Invocation, InvocationId, InvokeError, Settings, Timing};

@@ -78,21 +78,21 @@ fn an_idle_instance_is_retired() {
 #[test]
 fn concurrent_calls_share_an_instance_only_where_that_was_asked_for() {
     run(async {
-        let node = Arc::new(Node::start());
-        for (concurrent, together) in [(1, false), (8, true)] {
+        let node = Node::start();
+        for (concurrent, expected) in [(8, [1, 2]), (1, [1, 1])] {
             let revision = node.deploy("hostile3", reusing(1000, concurrent)).await;
-            let calls = (0..8).map(|_| {
-                let (node, revision) = (node.clone(), revision.clone());
-                async move {
-                    let slow = node.text(&revision, "/sleep?ms=200").await;
-                    assert!(slow.contains("200"));
+            let sleep = node.text(&revision, "/sleep?ms=500");
+            let beside = async {
+                // The sleeper has begun when its slot is taken.
+                while node.executor.load().in_flight == 0 {
+                    tokio::task::yield_now().await;
                 }
-            });
-            futures::future::join_all(calls).await;
-            let served: u32 = counts(&node, &revision, 1).await[0];
-            // One instance served all eight, or the last of eight served one before; `/state` counts only itself.
-            assert_eq!(served, 1);
-            assert_eq!(node.executor.load().in_flight, 0, "{together}");
+                counts(&node, &revision, 1).await[0]
+            };
+            let (_, beside) = tokio::join!(sleep, beside);
+            // An instance that serves one at a time was busy; the one that came last is used next.
+            let after = counts(&node, &revision, 1).await[0];
+            assert_eq!([beside, after], expected, "concurrent = {concurrent}");
         }
     });
 }
