@@ -14,7 +14,7 @@ pub(crate) struct FunctionArgs {
     /// Environment variable; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) env: Vec<(String, String)>,
-    /// Origin it may call, such as https://api.example.com; may be repeated
+    /// Origin it may call, `*` for all; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) egress: Vec<String>,
     /// Key-value store it may open; may be repeated

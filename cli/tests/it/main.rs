@@ -1,5 +1,7 @@
 //! The program as people use it: real processes, real components, real signals. One binary, because each links wasmtime.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on should say where")]
+
 mod clients;
 mod components;
 mod crates;

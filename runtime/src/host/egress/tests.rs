@@ -147,13 +147,13 @@ async fn unread_responses_and_the_total_are_bounded_by_name() {
     assert!(matches!(one_more, Err(Error::ConnectionLimitReached)));
     unread.clear();
     for _ in OPEN + 1..bench.limit as usize {
-        get(&mut out, &server.url("localhost"), None).await.unwrap();
+        drop(get(&mut out, &server.url("localhost"), None).await.unwrap());
     }
     let over = get(&mut out, &server.url("localhost"), None).await;
     assert!(matches!(over, Err(Error::ConnectionLimitReached)));
     assert!(bench.logs.remarks().last().unwrap().contains("limits.outbound = 50"));
     out.begin(out.deadline);
-    get(&mut out, &server.url("localhost"), None).await.unwrap();
+    drop(get(&mut out, &server.url("localhost"), None).await.unwrap());
 }
 
 #[test]

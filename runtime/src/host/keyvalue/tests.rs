@@ -14,7 +14,9 @@ use super::{Error, KeyValueCtx, KeyValueView, MAX_BATCH, MAX_KEY, MAX_VALUE, add
 
 /// All stores in one map; the version of an entry is the number of the write.
 #[derive(Default)]
-struct Memory(Mutex<(Version, BTreeMap<String, (Bytes, Version)>)>);
+struct Memory(Mutex<(Version, Entries)>);
+
+type Entries = BTreeMap<String, (Bytes, Version)>;
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
