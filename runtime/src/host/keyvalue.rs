@@ -1,7 +1,7 @@
 //! `wasi:keyvalue` over whatever store stands behind [`dunlin_api::KeyValue`].
 //!
 //! The sandbox makes one [`KeyValueCtx`] per revision and links [`add_to_linker`] once per engine. Two drafts of the
-//! standard are in use and both are served: `0.2.0-draft` ([`draft`]) and `0.2.0-draft2` ([`draft2`]), which adds
+//! standard are in use and both are served: `0.2.0-draft` (in `draft`) and `0.2.0-draft2` (in `draft2`), which adds
 //! compare-and-swap. A guest opens only the stores its manifest grants; every later call goes through a bucket it
 //! opened. Bounds: keys of [`MAX_KEY`] bytes, values of [`MAX_VALUE`], batches of [`MAX_BATCH`] keys and
 //! [`MAX_BATCH_BYTES`]; handles live in the store's resource table and count against its capacity.
