@@ -47,6 +47,8 @@ pub(crate) struct NodeConfig {
     pub(crate) grace: Duration,
     /// Adds times to every response, not only where they are asked for.
     pub(crate) timing: bool,
+    /// Cancelled when requests may be served; until then who connects waits. None = at once.
+    pub(crate) open: Option<CancellationToken>,
 }
 
 /// A node that has its sockets and does not serve yet: who connects waits.
@@ -137,7 +139,9 @@ impl Bound {
         tasks.spawn(named("the sweeper", sweep(deployer, stop.clone())));
         tasks.spawn(named("warming", warm(executor.clone(), catalog, stop.clone())));
         let gateway_stop = CancellationToken::new();
-        let gateway = Stoppable::new(Gateway::new(router, front).serve(http, gateway_stop.clone()), gateway_stop);
+        let front = Gateway::new(router, front);
+        let serve = serve(front, http, config.open, gateway_stop.clone());
+        let gateway = Stoppable::new(serve, gateway_stop);
         let admin = Stoppable::new(admin::serve(admin_listener, Arc::new(api), ADMIN_GRACE), admin_stop);
         readiness.set(Phase::Ready);
         let grace = config.grace;
@@ -200,6 +204,22 @@ impl InvokeByName for ByName {
     fn call(&self, name: FunctionName, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, CallError>> {
         Box::pin(async move { Ok(self.0.call(&name, request).await) })
     }
+}
+
+/// Serves `listener` from the moment that `open` is cancelled until `stop` is.
+async fn serve(
+    gateway: Gateway<Arc<Executor>>,
+    listener: TcpListener,
+    open: Option<CancellationToken>,
+    stop: CancellationToken,
+) {
+    if let Some(open) = open {
+        tokio::select! {
+            () = open.cancelled() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+    gateway.serve(listener, stop).await;
 }
 
 async fn listen(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {

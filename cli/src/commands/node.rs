@@ -78,6 +78,7 @@ impl Args {
             token,
             grace: self.grace,
             timing: false,
+            open: None,
         })
     }
 }

@@ -8,6 +8,7 @@ use std::{
     path::PathBuf,
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{deploy, deploy::Order};
 use crate::{
@@ -68,6 +69,8 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     let data = tempfile::tempdir().context("no temporary directory can be made")?;
     // Kept between runs, so that only the first one compiles.
     let code = config::xdg("XDG_CACHE_HOME", ".cache").unwrap_or_else(|| data.path().to_owned());
+    // Nobody shall meet a server that does not know its only component yet.
+    let open = CancellationToken::new();
     let config = NodeConfig {
         http: args.addr,
         admin: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -77,6 +80,7 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         token: None,
         grace: GRACE,
         timing: false,
+        open: Some(open.clone()),
     };
     let mut node = Bound::listen(config).await?.start().await?;
     let client = Client::new(Server { url: node.admin_url(), token: None })?;
@@ -86,6 +90,7 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     };
     // The node speaks of a function; here it is a file.
     shipped.with_context(|| args.component.display().to_string())?;
+    open.cancel();
     out.note(format_args!("{}/", node.http_url()));
     let failure = tokio::select! {
         () = stop.asked() => None,

@@ -46,3 +46,21 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     files.sort();
     files
 }
+
+#[test]
+fn whoever_connects_before_it_is_ready_waits_and_meets_the_component() {
+    let dir = tempfile::tempdir().unwrap();
+    let component = dir.path().join("new.wasm");
+    // A custom section makes it a component that nobody has compiled yet.
+    let mut bytes = dunlin_fixtures::bytes("hello");
+    let id = std::process::id().to_le_bytes();
+    bytes.extend([0, 7, 2, b'i', b'd', id[0], id[1], id[2], id[3]]);
+    std::fs::write(&component, bytes).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let _process = Running::start(dunlin(&["serve", component.to_str().unwrap(), "--addr", &address]));
+    while std::net::TcpStream::connect(&address).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!(get(&format!("http://{address}/")).0, 200);
+}
