@@ -182,9 +182,16 @@ pub(crate) fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -
     if guest.memory.denied {
         return InvokeError::Memory(limits.memory);
     }
-    // The backtrace goes to the log only.
-    for line in format!("{error:?}").lines().filter(|line| !line.trim().is_empty()) {
-        guest.output.remark(line);
-    }
+    remark(guest, error);
     InvokeError::Trap(error.root_cause().to_string())
+}
+
+/// Leaves `error` with its causes in the log of `guest`: the guest's own backtrace is one of them, the host's, which the
+/// debug form would add, is nobody's business there.
+pub(crate) fn remark(guest: &Guest, error: &wasmtime::Error) {
+    for cause in error.chain() {
+        for line in cause.to_string().lines().filter(|line| !line.trim().is_empty()) {
+            guest.output.remark(line);
+        }
+    }
 }

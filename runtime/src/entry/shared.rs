@@ -134,7 +134,7 @@ impl WorkerState for Worker {
 
     fn drop(&self, store: Store<Guest>, result: wasmtime::Result<()>) {
         if let Err(error) = result {
-            store.data().output.remark(format_args!("{error:?}"));
+            sandbox::remark(store.data(), &error);
         }
     }
 }

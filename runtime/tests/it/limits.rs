@@ -113,8 +113,9 @@ fn recursion_traps_exits_and_silence_are_the_functions_fault() {
             let error = node.call(&third, path).await.err().unwrap();
             assert_eq!(error.status().as_u16(), 500, "{path}: {error}");
         }
-        // The reason is in the log with a backtrace, and only there.
+        // The reason is in the log with a backtrace of the guest, and only there; the host's own stays with the host.
         assert!(node.logs.with("wasm backtrace").await.stream == LogStream::Runtime);
+        assert!(node.logs.all().iter().all(|line| !line.text.contains("dunlin_runtime::")));
     });
 }
 
