@@ -67,8 +67,9 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     let order = args.order()?;
     let mut stop = Stop::listen()?;
     let data = tempfile::tempdir().context("no temporary directory can be made")?;
-    // Kept between runs, so that only the first one compiles.
-    let code = config::xdg("XDG_CACHE_HOME", ".cache").unwrap_or_else(|| data.path().to_owned());
+    // Kept between runs, so that only the first one compiles; a home that cannot be written to costs only that.
+    let cache = config::xdg("XDG_CACHE_HOME", ".cache").filter(|dir| std::fs::create_dir_all(dir).is_ok());
+    let code = cache.unwrap_or_else(|| data.path().to_owned());
     // Nobody shall meet a server that does not know its only component yet.
     let open = CancellationToken::new();
     let config = NodeConfig {

@@ -64,3 +64,11 @@ fn whoever_connects_before_it_is_ready_waits_and_meets_the_component() {
     }
     assert_eq!(get(&format!("http://{address}/")).0, 200);
 }
+
+#[test]
+fn a_cache_that_cannot_be_made_is_done_without() {
+    let mut command = dunlin(&["serve", &fixture("hello")]);
+    command.env("XDG_CACHE_HOME", "/dev/null/cache");
+    let serve = Running::start(command);
+    assert_eq!(get(&serve.stderr_line()).0, 200);
+}
