@@ -15,14 +15,16 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use wasip2::http::outgoing_handler;
-use wasip2::http::types::{ErrorCode, OutgoingRequest, RequestOptions, Scheme};
+use wasip2::http::types::{ErrorCode, FutureIncomingResponse, OutgoingRequest, RequestOptions, Scheme};
 
 use crate::body::Body;
-use crate::{Error, Reader, Writer, convert};
+use crate::{Error, Reader, Writer, convert, task};
 
 /// An outbound request that was not sent yet.
 pub struct Request {
@@ -92,11 +94,17 @@ impl Request {
         self
     }
 
-    /// Sends it and waits for the response's head.
+    /// Sends it and waits for the response's head. `.await` does the same and leaves others their turn meanwhile.
     ///
     /// # Errors
     /// 504 after a timeout, 502 for every other failure, with [`Failed`] as the cause. A response of any status is no error.
-    pub fn send(mut self) -> Result<Response, Error> {
+    pub fn send(self) -> Result<Response, Error> {
+        let sent = self.start()?;
+        sent.answer.subscribe().block();
+        sent.finish()
+    }
+
+    fn start(mut self) -> Result<Sent, Error> {
         self.body.announce(&mut self.headers);
         let headers = convert::headers_out(self.headers.iter().map(|(name, value)| (name, value)))?;
         let host = self.uri.authority().map_or("", |authority| authority.as_str()).to_owned();
@@ -108,16 +116,43 @@ impl Request {
         request.set_authority(Some(&host)).map_err(refused)?;
         request.set_path_with_query(self.uri.path_and_query().map(|path| path.as_str())).map_err(refused)?;
         let body = request.body().map_err(refused)?;
-
-        let failed = |code| Failed { host: host.clone(), code }.into_error();
-        let answer = outgoing_handler::handle(request, self.timeout.map(options)).map_err(failed)?;
+        let answer = outgoing_handler::handle(request, self.timeout.map(options))
+            .map_err(|code| Failed { host: host.clone(), code }.into_error())?;
         // A server may answer without reading all; then its answer counts, and if there is none, why there is none.
-        let sent = self.body.send(body);
-        answer.subscribe().block();
+        let body = self.body.send(body);
+        Ok(Sent { host, answer, body })
+    }
+}
+
+impl IntoFuture for Request {
+    type Output = Result<Response, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let sent = self.start()?;
+            task::ready(sent.answer.subscribe()).await;
+            sent.finish()
+        })
+    }
+}
+
+/// A request on its way.
+struct Sent {
+    host: String,
+    answer: FutureIncomingResponse,
+    body: Result<(), Error>,
+}
+
+impl Sent {
+    /// What was answered; to be called when `answer` is ready.
+    fn finish(self) -> Result<Response, Error> {
+        let Self { host, answer, body } = self;
+        let failed = |code| Failed { host, code }.into_error();
         match answer.get() {
             Some(Ok(Ok(response))) => Response::new(&response),
             Some(Ok(Err(code))) => Err(failed(code)),
-            _ => Err(sent.err().unwrap_or_else(|| failed(ErrorCode::InternalError(None)))),
+            _ => Err(body.err().unwrap_or_else(|| failed(ErrorCode::InternalError(None)))),
         }
     }
 }

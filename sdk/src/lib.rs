@@ -18,8 +18,21 @@
 //!   within a bound that the caller gives.
 //! * [`Error`] lets `?` work on any error; what it says stays in the log unless the author makes it public.
 //! * [`fetch`] sends outbound requests, [`kv`] (feature `kv`) keeps values, feature `json` adds typed bodies.
-//! * Settings are `std::env::var`, log lines are `println!` and `eprintln!`: the host tags them with the invocation.
-//! * All calls block the instance, which serves one request at a time.
+//! * Settings are `std::env::var`, log lines are [`info!`], [`warn!`], [`error!`] or `println!`: the host tags them with the
+//!   invocation.
+//! * An instance serves one request at a time, so calls may block. A handler may be an `async fn` all the same, to wait for
+//!   several things at once: a [`fetch`] is awaited as well as sent, and [`task`] has the clock.
+//!
+//! ```
+//! use dunlin_sdk::{Error, Request, Response, fetch};
+//!
+//! #[dunlin_sdk::http]
+//! async fn handle(_request: Request) -> Result<Response, Error> {
+//!     let rates = fetch::get("https://api.example.com/rates")?.await?;
+//!     Ok(Response::bytes(rates.bytes(64 * 1024)?))
+//! }
+//! # fn main() {}
+//! ```
 //!
 //! # Without this crate
 //!
@@ -57,8 +70,10 @@ pub mod fetch;
 pub mod guest;
 #[cfg(feature = "kv")]
 pub mod kv;
+mod log;
 mod request;
 mod response;
+pub mod task;
 mod uri;
 
 pub use body::{Reader, Writer};

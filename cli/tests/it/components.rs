@@ -27,7 +27,7 @@ fn components_of_other_toolkits_are_deployed_and_called() {
 fn the_samples_do_what_their_pages_say() {
     let data = tempfile::tempdir().unwrap();
     let node = Node::start(&data);
-    deploy_samples(&node, &["hello", "echo", "links", "transform"]);
+    deploy_samples(&node, &["hello", "echo", "shorten", "stream", "transform"]);
     // Their manifests build into their own folders, which the fixtures leave alone.
     for name in ["markdown", "wordcount"] {
         ok(&node.admin, &["deploy", &fixture(name), "--name", name, "--route", &format!("/{name}")]);
@@ -42,25 +42,29 @@ fn the_samples_do_what_their_pages_say() {
     assert!(status == 200 && counted.contains("\"words\": 6"), "{status} {counted}");
     assert!(post(&at("/transform/sha256"), b"abc").1.starts_with("ba7816bf"));
 
-    let (status, link) = post(&at("/links"), b"https://example.com/");
+    let (status, link) = post(&at("/shorten"), br#"{"url":"https://example.com/"}"#);
     assert_eq!(status, 201, "{link}");
     let code = serde_json::from_str::<serde_json::Value>(&link).unwrap()["code"].as_str().unwrap().to_owned();
-    let answer = exchange("GET", &at(&format!("/links/{code}")), b"");
+    let answer = exchange("GET", &at(&format!("/shorten/{code}")), b"");
     assert!(answer.status == 302 && answer.head.contains("location: https://example.com/"), "{}", answer.head);
-    assert!(get(&at(&format!("/links/{code}/stats"))).1.contains("\"hits\":1"));
-    assert_eq!(get(&at("/links/nothing")).0, 404);
+    assert!(get(&at(&format!("/shorten/{code}/stats"))).1.contains("\"hits\":1"));
+    assert_eq!(get(&at("/shorten/nothing")).0, 404);
+    assert_eq!(post(&at("/shorten"), b"no JSON").0, 400);
+
+    let events = exchange("GET", &at("/stream?events=3&every=1&delay=1"), b"");
+    assert!(events.head.contains("text/event-stream") && events.body.matches("data: ").count() == 3, "{}", events.body);
 }
 
 #[test]
 fn what_a_function_stored_survives_a_killed_node() {
     let data = tempfile::tempdir().unwrap();
     let mut node = Node::start(&data);
-    deploy_samples(&node, &["links"]);
-    let (_, link) = post(&format!("{}/links", node.http), b"https://example.com/kept");
+    deploy_samples(&node, &["shorten"]);
+    let (_, link) = post(&format!("{}/shorten", node.http), br#"{"url":"https://example.com/kept"}"#);
     let code = serde_json::from_str::<serde_json::Value>(&link).unwrap()["code"].as_str().unwrap().to_owned();
     node.process.signal(rustix::process::Signal::KILL);
     node.process.wait();
     let node = Node::start(&data);
-    let answer = exchange("GET", &format!("{}/links/{code}", node.http), b"");
+    let answer = exchange("GET", &format!("{}/shorten/{code}", node.http), b"");
     assert!(answer.head.contains("https://example.com/kept"), "{}", answer.head);
 }

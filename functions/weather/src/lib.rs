@@ -20,7 +20,7 @@ struct Current {
 }
 
 #[dunlin_sdk::http]
-fn handle(request: Request) -> Result<Response, Error> {
+async fn handle(request: Request) -> Result<Response, Error> {
     let coordinate = |name: &str| -> Result<f64, Error> {
         let text = request.query_param(name).ok_or_else(|| Error::bad_request(format!("?{name}= is missing")))?;
         text.parse().map_err(Error::bad_request)
@@ -29,7 +29,7 @@ fn handle(request: Request) -> Result<Response, Error> {
     let base = std::env::var("WEATHER_URL").unwrap_or_else(|_| "https://api.open-meteo.com/v1/forecast".into());
     let url = format!("{base}?latitude={latitude}&longitude={longitude}&current=temperature_2m,wind_speed_10m");
 
-    let answer = fetch::get(&url)?.timeout(Duration::from_secs(3)).send()?;
+    let answer = fetch::get(&url)?.timeout(Duration::from_secs(3)).await?;
     if !answer.status().is_success() {
         return Err(Error::new(StatusCode::BAD_GATEWAY, format!("{base} answered {}", answer.status())));
     }

@@ -60,16 +60,16 @@ fn sockets_of_the_node_itself_stay_forbidden_even_by_name() {
 }
 
 #[test]
-fn the_links_sample_keeps_its_links_in_its_store() {
+fn the_shorten_sample_keeps_its_links_in_its_store() {
     run(async {
         let node = Node::start();
         let settings = || Settings { kv: vec!["links".into()], ..Settings::default() };
-        let revision = node.deploy("links", settings()).await;
-        let body = Body::full("https://example.com/a/long/path");
-        let made = node.executor.invoke(call(&revision, post("/links", body))).await.unwrap();
+        let revision = node.deploy("shorten", settings()).await;
+        let body = Body::full(r#"{"url":"https://example.com/a/long/path"}"#);
+        let made = node.executor.invoke(call(&revision, post("/shorten", body))).await.unwrap();
         assert!(made.status().is_success(), "{}", made.status());
         assert!(!node.store.keys.lock().unwrap().is_empty(), "nothing was stored");
-        let refused = node.revision(dunlin_fixtures::bytes("links"), Settings::default()).await;
+        let refused = node.revision(dunlin_fixtures::bytes("shorten"), Settings::default()).await;
         assert!(matches!(refused, Err(Refusal::Imports(lines)) if lines[0].contains("kv = [")));
     });
 }

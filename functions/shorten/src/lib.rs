@@ -1,11 +1,17 @@
-//! A URL shortener: `POST /links` makes a code, `GET /links/{code}` redirects, `GET /links/{code}/stats` counts.
+//! A URL shortener, JSON in and out: `POST /shorten` makes a code, `GET /shorten/{code}` redirects,
+//! `GET /shorten/{code}/stats` counts.
 //!
 //! The store holds `url/CODE` and `hits/CODE`. Codes are a counter in base 36, so two calls at once never get the same.
 
 use dunlin_sdk::kv::Store;
 use dunlin_sdk::{Error, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 
-const URL_LIMIT_BYTES: usize = 2048;
+const REQUEST_LIMIT_BYTES: usize = 4096;
+
+#[derive(serde::Deserialize)]
+struct New {
+    url: String,
+}
 
 #[derive(serde::Serialize)]
 struct Link {
@@ -20,27 +26,26 @@ fn handle(request: Request) -> Result<Response, Error> {
     if request.method() == Method::POST {
         return shorten(&store, request);
     }
-    if let Some(code) = request.path_param("/links/{code}/stats", "code") {
+    if let Some(code) = request.path_param("/shorten/{code}/stats", "code") {
         let hits = store.increment(&format!("hits/{code}"), 0)?;
         return Response::json(&Link { url: url_of(&store, &code)?, code, hits });
     }
-    let code = request.path_param("/links/{code}", "code").ok_or_else(|| Error::not_found("GET /links/CODE"))?;
+    let code = request.path_param("/shorten/{code}", "code").ok_or_else(|| Error::not_found("GET /shorten/CODE"))?;
     let url = url_of(&store, &code)?;
     store.increment(&format!("hits/{code}"), 1)?;
     Ok(Response::new(StatusCode::FOUND).with_header(header::LOCATION, HeaderValue::try_from(url)?))
 }
 
 fn shorten(store: &Store, request: Request) -> Result<Response, Error> {
-    let body = request.bytes(URL_LIMIT_BYTES)?;
-    let url = std::str::from_utf8(&body).map_err(Error::bad_request)?.trim();
+    let New { url } = request.json(REQUEST_LIMIT_BYTES)?;
     let uri: Uri = url.parse().map_err(Error::bad_request)?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(Error::bad_request("send an http or https URL as the body"));
+        return Err(Error::bad_request("`url` must be an http or https URL"));
     }
     let code = base36(store.increment("next", 1)?);
-    store.set(&format!("url/{code}"), url)?;
-    let location = HeaderValue::try_from(format!("/links/{code}"))?;
-    let link = Link { code, url: url.to_owned(), hits: 0 };
+    store.set(&format!("url/{code}"), url.as_str())?;
+    let location = HeaderValue::try_from(format!("/shorten/{code}"))?;
+    let link = Link { code, url, hits: 0 };
     Ok(Response::json(&link)?.with_status(StatusCode::CREATED).with_header(header::LOCATION, location))
 }
 
