@@ -14,7 +14,7 @@ pub(crate) mod pool;
 pub(crate) mod shared;
 
 use dunlin_api::{Body, Invocation, InvokeError, Timing};
-use http::{Response, StatusCode};
+use http::Response;
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::WasiBody;
@@ -62,22 +62,13 @@ pub(crate) async fn run(ready: Arc<Ready>, call: Invocation, permit: Permit) -> 
         }
     })
     .await?;
-    respond(&ready, head, run)
+    Ok(respond(&ready, head, run))
 }
 
-fn respond(ready: &Arc<Ready>, head: Head, run: after::Run) -> Result<Response<Body>, InvokeError> {
+fn respond(ready: &Arc<Ready>, head: Head, run: after::Run) -> Response<Body> {
     let (mut parts, body) = head.response.into_parts();
-    check_status(parts.status)?;
     let timing = Timing { instantiate: head.instantiate, run: head.run, ..Timing::default() };
     parts.extensions.insert(timing);
     let body = body::finish(ready, &parts.headers, body, run);
-    Ok(Response::from_parts(parts, body))
-}
-
-/// Interim responses and protocol switches are the connection's business, not a guest's.
-fn check_status(status: StatusCode) -> Result<(), InvokeError> {
-    if status.is_informational() {
-        return Err(InvokeError::BadResponse(format!("{} is not a final status", status.as_u16())));
-    }
-    Ok(())
+    Response::from_parts(parts, body)
 }

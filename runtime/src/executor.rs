@@ -153,16 +153,16 @@ impl Executor {
 impl Invoke for Executor {
     async fn invoke(&self, call: Invocation) -> Result<Response<Body>, InvokeError> {
         let key = (call.revision.function.clone(), call.revision.id.clone());
-        if let Some(ready) = self.ready.get(&key) {
-            let permit = ready.admit()?;
-            return entry::run(ready, call, permit).await;
-        }
-        let asked = Instant::now();
-        let ready = self.ready_by(&call.revision, call.deadline).await?;
-        let load = asked.elapsed();
+        let (ready, load) = match self.ready.get(&key) {
+            Some(ready) => (ready, None),
+            None => {
+                let asked = Instant::now();
+                (self.ready_by(&call.revision, call.deadline).await?, Some(asked.elapsed()))
+            }
+        };
         let permit = ready.admit()?;
         let mut response = entry::run(ready, call, permit).await?;
-        if let Some(timing) = response.extensions_mut().get_mut::<Timing>() {
+        if let (Some(load), Some(timing)) = (load, response.extensions_mut().get_mut::<Timing>()) {
             (timing.load, timing.cold) = (load, true);
         }
         Ok(response)

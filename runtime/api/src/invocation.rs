@@ -40,11 +40,6 @@ impl InvocationId {
         self.0.hyphenated().encode_lower(&mut text);
         text
     }
-
-    /// The id as a number; its low bits are random.
-    pub fn as_u128(self) -> u128 {
-        self.0.as_u128()
-    }
 }
 
 impl fmt::Display for InvocationId {

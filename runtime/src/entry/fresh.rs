@@ -24,21 +24,18 @@ pub(crate) async fn serve(
     output: Output,
     head: HeadSender,
 ) -> Result<(), InvokeError> {
+    // Start functions are guest code too.
+    call.started.set();
     let started = Instant::now();
     let mut instance = match ready.instances.take() {
         Some(mut instance) => {
             sandbox::reuse(&mut instance.store, &call);
             instance
         }
-        None => {
-            // Start functions are guest code too.
-            call.started.set();
-            instantiate(&ready, call.deadline, output).await?
-        }
+        None => instantiate(&ready, call.deadline, output).await?,
     };
     let called = Instant::now();
     let marks = Marks { instantiate: called - started, called };
-    call.started.set();
     let Instance { store, handler, .. } = &mut instance;
     let result = match handler {
         Handler::P2(proxy) => p2::call(store, proxy, call.request, marks, head).await,

@@ -27,7 +27,7 @@ use wasmtime_wasi_http::{
     },
 };
 
-use super::{check_status, p2::incoming, p3::absolute};
+use super::{p2::incoming, p3::absolute};
 use crate::{
     admission::Permit,
     ready::{Entry, Ready},
@@ -55,7 +55,6 @@ impl SharedInstances {
         let answer = timeout_at(call.deadline, self.handler.handle(data, request)).await;
         let response = answer.map_err(|_| InvokeError::Deadline(self.timeout))?.map_err(|e| self.explain(&e))?;
         let (mut parts, body) = response.into_parts();
-        check_status(parts.status)?;
         parts.extensions.insert(Timing { run: called.elapsed(), ..Timing::default() });
         let timer = Box::pin(sleep_until(call.deadline));
         Ok(Response::from_parts(parts, Body::stream(Held { body, timer, timeout: self.timeout, _permit: permit })))
