@@ -5,7 +5,7 @@
 //! `JoinSet`; one that ends by itself is a fault of the node, told by [`Node::failed`]. Stopping refuses new work, gives what
 //! runs the grace, then cuts it.
 
-use dunlin_api::{Body, BoxFuture, FunctionName, Prepare as _};
+use dunlin_api::{Body, BoxFuture, FunctionName, LocalNode as _, Prepare as _};
 use dunlin_runtime::{CompileLimits, Compiler, Executor, RuntimeConfig};
 use dunlin_scheduler::{
     admin::{self, Admin, CallError, InvokeByName, Phase, Readiness, Token},

@@ -1,19 +1,32 @@
 //! Who may run now: a count of slots for the node and one for each function with a limit of its own.
 //!
-//! A call that finds no slot is refused at once, with the numbers; nothing waits here, so nothing can pile up.
+//! A burst may wait: as many calls as a quarter of the slots, first come first served, each until its deadline. Beyond
+//! that a call is refused at once, with the numbers, so that it can run elsewhere; a function's own limit never waits.
 
 use dunlin_api::{InvokeError, Load};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
 
 use crate::ticker::{Running, Ticker};
 
+/// One call may wait for every so many slots: a queue that is longer costs more latency than a hop to another node.
+const SLOTS_PER_WAITING: u32 = 4;
+
 /// The slots of a node.
 pub(crate) struct Admission {
     slots: u32,
+    /// Calls that run and those that wait.
     in_flight: Arc<AtomicU32>,
+    free: Arc<Semaphore>,
     draining: AtomicBool,
     ticker: Arc<Ticker>,
 }
@@ -33,9 +46,45 @@ impl FunctionGate {
 
 /// The right to run one invocation, until it is dropped.
 pub(crate) struct Permit {
+    _slot: OwnedSemaphorePermit,
+    _place: Place,
+    _running: Running,
+}
+
+/// A place among the calls that run or wait.
+struct Place {
     _node: Taken,
     _function: Option<Taken>,
-    _running: Running,
+}
+
+/// An invocation that the node has taken: it may run, now or as soon as a slot is free.
+pub(crate) enum Admitted {
+    Running(Permit),
+    Waiting(Waiting),
+}
+
+pub(crate) struct Waiting {
+    place: Place,
+    free: Arc<Semaphore>,
+    ticker: Arc<Ticker>,
+}
+
+impl Admitted {
+    /// Waits for a slot until `deadline`; returns how long that took.
+    ///
+    /// # Errors
+    /// `Deadline`, naming `timeout`.
+    pub(crate) async fn permit(self, deadline: Instant, timeout: Duration) -> Result<(Permit, Duration), InvokeError> {
+        let waiting = match self {
+            Self::Running(permit) => return Ok((permit, Duration::ZERO)),
+            Self::Waiting(waiting) => waiting,
+        };
+        let asked = Instant::now();
+        let slot = tokio::time::timeout_at(deadline, waiting.free.acquire_owned()).await;
+        let slot = slot.map_err(|_| InvokeError::Deadline(timeout))?.map_err(|_| InvokeError::Draining)?;
+        let permit = Permit { _slot: slot, _place: waiting.place, _running: waiting.ticker.enter() };
+        Ok((permit, asked.elapsed()))
+    }
 }
 
 /// One place in a count.
@@ -56,14 +105,15 @@ impl Drop for Taken {
 
 impl Admission {
     pub(crate) fn new(slots: u32, ticker: Arc<Ticker>) -> Self {
-        Self { slots, in_flight: Arc::default(), draining: AtomicBool::new(false), ticker }
+        let free = Arc::new(Semaphore::new(slots as usize));
+        Self { slots, in_flight: Arc::default(), free, draining: AtomicBool::new(false), ticker }
     }
 
-    /// Takes a slot of the node and one of the function.
+    /// Takes a place of the node and one of the function.
     ///
     /// # Errors
     /// `Draining`, `Busy` with the node's numbers, or `Concurrency` with the function's limit.
-    pub(crate) fn admit(&self, function: &FunctionGate) -> Result<Permit, InvokeError> {
+    pub(crate) fn admit(&self, function: &FunctionGate) -> Result<Admitted, InvokeError> {
         if self.draining.load(Relaxed) {
             return Err(InvokeError::Draining);
         }
@@ -71,8 +121,13 @@ impl Admission {
             None => None,
             Some(limit) => Some(Taken::take(&function.in_flight, limit).ok_or(InvokeError::Concurrency { limit })?),
         };
-        let node = Taken::take(&self.in_flight, self.slots).ok_or_else(|| InvokeError::Busy(self.load()))?;
-        Ok(Permit { _node: node, _function: function, _running: self.ticker.enter() })
+        let most = self.slots + self.slots / SLOTS_PER_WAITING;
+        let node = Taken::take(&self.in_flight, most).ok_or_else(|| InvokeError::Busy(self.load()))?;
+        let place = Place { _node: node, _function: function };
+        Ok(match self.free.clone().try_acquire_owned() {
+            Ok(slot) => Admitted::Running(Permit { _slot: slot, _place: place, _running: self.ticker.enter() }),
+            Err(_) => Admitted::Waiting(Waiting { place, free: self.free.clone(), ticker: self.ticker.clone() }),
+        })
     }
 
     /// Refuses everything from now on.
@@ -103,6 +158,25 @@ mod tests {
         assert_eq!(node.admit(&gate).err(), Some(InvokeError::Busy(full)));
         drop(first);
         assert!(node.admit(&gate).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quarter_of_the_slots_may_wait_in_order_and_until_their_deadlines() {
+        let node = admission(4);
+        let gate = FunctionGate::new(None);
+        let timeout = Duration::from_secs(1);
+        let deadline = Instant::now() + timeout;
+        let mut running: Vec<_> = (0..4).map(|_| node.admit(&gate).unwrap()).collect();
+        let waiting = node.admit(&gate).unwrap();
+        assert_eq!(node.admit(&gate).err(), Some(InvokeError::Busy(Load { in_flight: 5, slots: 4 })));
+        let late = waiting.permit(deadline, timeout).await;
+        assert_eq!(late.err(), Some(InvokeError::Deadline(timeout)));
+        let waiting = node.admit(&gate).unwrap();
+        running.pop();
+        let (permit, _) = waiting.permit(Instant::now() + timeout, timeout).await.unwrap();
+        assert_eq!(node.load().in_flight, 4);
+        drop((permit, running));
+        assert_eq!(node.load().in_flight, 0);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use dunlin_api::{
-    Artifacts, Body, BoxFuture, ByteSize, Digest, FunctionName, Invocation, Invoke, InvokeError, KeyValue, Load, Logs,
-    Prepare, Refusal, Revision, RevisionId, Settings, StoreError, Timing, World,
+    Artifacts, Body, BoxFuture, ByteSize, Declined, Digest, FunctionName, Invocation, Invoke, InvokeError, KeyValue,
+    Load, LocalNode, Logs, Prepare, Refusal, Revision, RevisionId, Settings, StoreError, Timing, World,
 };
 use http::Response;
 use quick_cache::sync::Cache;
@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     StartError,
-    admission::Admission,
+    admission::{Admission, Admitted},
     code::CodeStore,
     compile::Compile,
     config::RuntimeConfig,
@@ -94,11 +94,6 @@ impl Executor {
         Ok(executor)
     }
 
-    /// How busy this node is.
-    pub fn load(&self) -> Load {
-        self.node.admission.load()
-    }
-
     /// How many functions are kept loaded at most.
     pub fn max_loaded(&self) -> usize {
         self.config.max_loaded
@@ -116,7 +111,7 @@ impl Executor {
         self.node.after.close();
         self.tasks.close();
         let quiet = async {
-            while self.load().in_flight > 0 {
+            while LocalNode::load(self).in_flight > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             self.node.after.wait().await;
@@ -160,13 +155,55 @@ impl Invoke for Executor {
                 (self.ready_by(&call.revision, call.deadline).await?, Some(asked.elapsed()))
             }
         };
-        let permit = ready.admit()?;
-        let mut response = entry::run(ready, call, permit).await?;
+        let admitted = ready.admit()?;
+        let mut response = run(ready, call, admitted).await?;
         if let (Some(load), Some(timing)) = (load, response.extensions_mut().get_mut::<Timing>()) {
             (timing.load, timing.cold) = (load, true);
         }
         Ok(response)
     }
+}
+
+impl LocalNode for Executor {
+    fn begin(
+        &self,
+        call: Invocation,
+    ) -> Result<impl Future<Output = Result<Response<Body>, InvokeError>> + Send, Box<Declined>> {
+        let key = (call.revision.function.clone(), call.revision.id.clone());
+        let Some(ready) = self.ready.get(&key) else {
+            let why = InvokeError::NotReady("it is not loaded here".into());
+            return Err(Box::new(Declined { call, why }));
+        };
+        match ready.admit() {
+            Ok(admitted) => Ok(run(ready, call, admitted)),
+            Err(why) => Err(Box::new(Declined { call, why })),
+        }
+    }
+
+    fn load(&self) -> Load {
+        self.node.admission.load()
+    }
+
+    fn is_ready(&self, revision: &Revision) -> bool {
+        self.ready.contains_key(&(revision.function.clone(), revision.id.clone()))
+    }
+
+    fn ready_count(&self) -> usize {
+        self.ready.len()
+    }
+}
+
+/// Runs an admitted call, as soon as it has its slot.
+async fn run(ready: Arc<Ready>, call: Invocation, admitted: Admitted) -> Result<Response<Body>, InvokeError> {
+    let timeout = ready.revision.settings.limits.timeout;
+    let (permit, queue) = admitted.permit(call.deadline, timeout).await?;
+    let mut response = entry::run(ready, call, permit).await?;
+    if !queue.is_zero()
+        && let Some(timing) = response.extensions_mut().get_mut::<Timing>()
+    {
+        timing.queue = queue;
+    }
+    Ok(response)
 }
 
 impl Prepare for Executor {

@@ -9,7 +9,7 @@ use wasmtime::component::Component;
 use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
 use crate::{
-    admission::{Admission, FunctionGate, Permit},
+    admission::{Admission, Admitted, FunctionGate},
     engine::{EngineKind, Engines, LinkedEngine},
     entry::{pool::InstancePool, shared::SharedInstances},
     host::{EgressClient, EgressPolicy, KeyValueCtx, Outbound, Output, OutputSink},
@@ -100,8 +100,8 @@ impl Ready {
         self.node.engines.get(self.code.engine)
     }
 
-    /// A slot of the node and of the function.
-    pub(crate) fn admit(&self) -> Result<Permit, InvokeError> {
+    /// A place on the node and one of the function.
+    pub(crate) fn admit(&self) -> Result<Admitted, InvokeError> {
         self.node.admission.admit(&self.gate)
     }
 

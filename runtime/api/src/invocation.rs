@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{Body, InvokeError, Revision, TraceContext};
+use crate::{Body, InvokeError, NodeName, Prepare, Revision, TraceContext};
 
 /// Identifies one invocation wherever it is seen: UUID version 7 (RFC 9562 §5.7), so ids sort by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,6 +32,16 @@ impl InvocationId {
     /// every id would be felt.
     pub fn at(unix_ms: u64, random: [u8; 10]) -> Self {
         Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
+    }
+
+    /// The id as 128 bits, for binary frames.
+    pub fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+
+    /// The id that [`as_u128`](Self::as_u128) gave.
+    pub fn from_u128(bits: u128) -> Self {
+        Self(Uuid::from_u128(bits))
     }
 
     /// The id's text, as [`Display`](fmt::Display) shows it, without an allocation.
@@ -56,6 +66,7 @@ impl FromStr for InvocationId {
 }
 
 /// One run of a function, whatever triggered it.
+#[derive(Debug)]
 pub struct Invocation {
     /// The resolved revision; the name of the function is in it.
     pub revision: Arc<Revision>,
@@ -100,8 +111,43 @@ impl<I: Invoke> Invoke for Arc<I> {
     }
 }
 
+/// A node that can run invocations itself: the runtime of this process.
+pub trait LocalNode: Invoke + Prepare {
+    /// Begins `call` if its revision is ready here and the node takes it at this moment; else gives it back untouched,
+    /// so that it may run elsewhere. [`Invoke::invoke`] makes the revision ready first.
+    ///
+    /// # Errors
+    /// `NotReady`, `Busy`, `Draining` or `Concurrency`, with the call. Nothing has run.
+    fn begin(
+        &self,
+        call: Invocation,
+    ) -> Result<impl Future<Output = Result<http::Response<Body>, InvokeError>> + Send, Box<Declined>>;
+
+    /// How busy this node is.
+    fn load(&self) -> Load;
+
+    /// Whether `revision` can be called without being loaded first.
+    fn is_ready(&self, revision: &Revision) -> bool;
+
+    /// How many revisions can be called without being loaded first.
+    fn ready_count(&self) -> usize;
+}
+
+/// A call that a node did not begin.
+#[derive(Debug)]
+pub struct Declined {
+    /// The call, as it was.
+    pub call: Invocation,
+    /// Why.
+    pub why: InvokeError,
+}
+
+/// The node that ran an invocation; travels in the response's extensions when it was another one.
+#[derive(Clone, Debug)]
+pub struct RanOn(pub NodeName);
+
 /// Where the time of an invocation went; travels in the response's extensions.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Timing {
     /// Waiting for admission.
     pub queue: Duration,
@@ -118,7 +164,7 @@ pub struct Timing {
 /// How busy a node is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
-    /// Invocations running now, until their bodies end.
+    /// Invocations that run or wait for a slot, until their bodies end.
     pub in_flight: u32,
     /// Invocations that may run at once.
     pub slots: u32,

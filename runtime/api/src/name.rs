@@ -6,62 +6,92 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::{Digest, Settings};
 
-/// The longest function name: one DNS label (RFC 1123 §2.1), so that `<function>.internal` is a host name.
+/// The longest name: one DNS label (RFC 1123 §2.1), so that `<function>.internal` is a host name.
 const MAX_NAME_BYTES: usize = 63;
 
-/// A function's name: `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct FunctionName(Arc<str>);
-
-/// Why a text is not a function name.
+/// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{}` is not a function name: use 1 to {MAX_NAME_BYTES} of a-z, 0-9 and `-`, with a letter or digit at both ends",
-    .0.escape_debug()
+    "`{}` is not {kind}: use 1 to {MAX_NAME_BYTES} of a-z, 0-9 and `-`, with a letter or digit at both ends",
+    .text.escape_debug()
 )]
-pub struct NameError(String);
+pub struct NameError {
+    kind: &'static str,
+    text: String,
+}
 
-impl FunctionName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+impl NameError {
+    /// A hostile name may be megabytes long; its start is enough to find it.
+    fn new(kind: &'static str, text: &str) -> Self {
+        Self { kind, text: text.chars().take(80).collect() }
     }
 }
 
-impl FromStr for FunctionName {
-    type Err = NameError;
+/// A DNS label: `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`.
+fn label(kind: &'static str, text: &str) -> Result<Arc<str>, NameError> {
+    let bytes = text.as_bytes();
+    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
+    let ends_well = !bytes.starts_with(b"-") && !bytes.ends_with(b"-");
+    if !bytes.is_empty() && bytes.len() <= MAX_NAME_BYTES && bytes.iter().all(inner) && ends_well {
+        Ok(text.into())
+    } else {
+        Err(NameError::new(kind, text))
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let bytes = text.as_bytes();
-        let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
-        let ends_well = !bytes.starts_with(b"-") && !bytes.ends_with(b"-");
-        if !bytes.is_empty() && bytes.len() <= MAX_NAME_BYTES && bytes.iter().all(inner) && ends_well {
-            Ok(Self(text.into()))
-        } else {
-            // A hostile name may be megabytes long; its start is enough to find it.
-            Err(NameError(text.chars().take(80).collect()))
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-    }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                label($kind, text).map(Self)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.as_ref().to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
 }
 
-impl TryFrom<String> for FunctionName {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
+name! {
+    /// A function's name: one DNS label, `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`.
+    FunctionName, "a function name"
 }
-
-impl From<FunctionName> for String {
-    fn from(name: FunctionName) -> Self {
-        name.0.as_ref().to_owned()
-    }
+name! {
+    /// The name of a node, unique in its cluster: one DNS label.
+    NodeName, "the name of a node"
 }
-
-impl fmt::Display for FunctionName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+name! {
+    /// The name of a cluster; clusters of different names share a NATS without seeing each other: one DNS label.
+    ClusterName, "the name of a cluster"
 }
 
 /// Names one immutable revision by its content: the first 12 hex digits of the SHA-256 over artifact and settings, so
@@ -100,7 +130,7 @@ impl FromStr for RevisionId {
         if text.len() == 12 && text.bytes().all(hex) {
             Ok(Self(text.into()))
         } else {
-            Err(NameError(text.chars().take(80).collect()))
+            Err(NameError::new("the id of a revision", text))
         }
     }
 }

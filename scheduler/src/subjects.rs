@@ -1,0 +1,64 @@
+//! The NATS subjects of a cluster: one place that knows how they are spelled.
+//!
+//! All begin with `dl.v1.<cluster>`: `v1` is the version of the wire, and clusters of different names share a NATS
+//! without seeing each other. Node names are single tokens by their grammar, so a subject never needs escaping.
+
+use dunlin_api::{ClusterName, NodeName};
+
+/// Spells the subjects of one cluster.
+#[derive(Clone, Debug)]
+pub struct Subjects {
+    prefix: String,
+}
+
+impl Subjects {
+    /// Those of `cluster`.
+    pub fn of(cluster: &ClusterName) -> Self {
+        Self { prefix: format!("dl.v1.{cluster}") }
+    }
+
+    /// Invocations for `node`.
+    pub fn invoke(&self, node: &NodeName) -> String {
+        format!("{}.n.{node}.i", self.prefix)
+    }
+
+    /// Requests about `node` itself and cancellations: prepare, ping, cancel.
+    pub fn control(&self, node: &NodeName) -> String {
+        format!("{}.n.{node}.c", self.prefix)
+    }
+
+    /// Chunks of request bodies for `node`.
+    pub fn upload(&self, node: &NodeName) -> String {
+        format!("{}.s.{node}", self.prefix)
+    }
+
+    /// The beginning of the subjects of replies to `gateway`; one token follows.
+    pub fn replies(&self, gateway: &NodeName) -> String {
+        format!("{}.r.{gateway}", self.prefix)
+    }
+
+    /// Chunks of response bodies for `gateway`.
+    pub fn download(&self, gateway: &NodeName) -> String {
+        format!("{}.rs.{gateway}", self.prefix)
+    }
+
+    /// Heartbeats of `node`.
+    pub fn heartbeat(&self, node: &NodeName) -> String {
+        format!("{}.hb.{node}", self.prefix)
+    }
+
+    /// Heartbeats of every node.
+    pub fn heartbeats(&self) -> String {
+        format!("{}.hb.*", self.prefix)
+    }
+
+    /// Asks every node for a heartbeat now.
+    pub fn roll_call(&self) -> String {
+        format!("{}.who", self.prefix)
+    }
+
+    /// What all subjects of the cluster match.
+    pub fn everything(&self) -> String {
+        format!("{}.>", self.prefix)
+    }
+}
