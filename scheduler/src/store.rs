@@ -2,8 +2,8 @@
 //! and watch, and artifacts by SHA-256. Guests' key-value stores are [`dunlin_api::KeyValue`].
 //!
 //! Called by [`crate::catalog`], [`crate::deploy`] and [`crate::admin`]; provided by [`embedded`] for a node that stands
-//! alone. The shapes are those of JetStream KV (revision as version, compare-and-set, watch) and Object Store, so that a
-//! cluster's store can stand behind the same traits. What an implementation acknowledged survives `kill -9`.
+//! alone and by [`nats`] for a cluster. The shapes are those of JetStream KV (revision as version, compare-and-set, watch)
+//! and Object Store. What an implementation acknowledged survives `kill -9`.
 //! Bounds: keys and values below, a watcher that lags is told to reload, an upload stops at the size it was given.
 
 use bytes::Bytes;
@@ -12,15 +12,17 @@ use futures::stream::BoxStream;
 use std::time::SystemTime;
 
 pub mod embedded;
+pub mod nats;
 
-/// Largest value of a guest's key: JetStream's default payload, so that a store may be moved to a cluster.
-pub const MAX_VALUE_BYTES: usize = 1 << 20;
+/// Largest value of a guest's key: JetStream's default payload with room for subject and headers, so that a store may be
+/// moved to a cluster.
+pub const MAX_VALUE_BYTES: usize = (1 << 20) - (8 << 10);
 /// Longest key of a guest.
 pub const MAX_KEY_BYTES: usize = 1_024;
 /// Keys in one answer of [`dunlin_api::KeyValue::keys`].
 pub const KEYS_PER_PAGE: usize = 1_000;
 /// Largest record of the catalog: the settings in a deploy request are bounded to the same.
-pub const MAX_RECORD_BYTES: usize = 1 << 20;
+pub const MAX_RECORD_BYTES: usize = (1 << 20) - (8 << 10);
 
 /// One record of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]

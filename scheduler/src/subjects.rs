@@ -57,6 +57,26 @@ impl Subjects {
         format!("{}.who", self.prefix)
     }
 
+    /// The beginning of the subjects at which the connections of `node` receive answers; two tokens follow at most.
+    pub fn inbox(&self, node: &NodeName) -> String {
+        format!("{}.inbox.{node}", self.prefix)
+    }
+
+    /// Asks `node` alone for a heartbeat, and brings it the answers to what it asked itself.
+    pub fn membership(&self, node: &NodeName) -> String {
+        format!("{}.who.{node}", self.prefix)
+    }
+
+    /// Asks every node for log lines.
+    pub fn logs(&self) -> String {
+        format!("{}.logs", self.prefix)
+    }
+
+    /// The beginning of the subjects of log lines for `reader`; the id of its ask follows.
+    pub fn log_lines(&self, reader: &NodeName) -> String {
+        format!("{}.l.{reader}", self.prefix)
+    }
+
     /// What all subjects of the cluster match.
     pub fn everything(&self) -> String {
         format!("{}.>", self.prefix)

@@ -2,7 +2,7 @@
 
 use dunlin_api::{Artifacts, ByteSize, Digest, KeyValue, StoreError};
 use dunlin_scheduler::store::{
-    ArtifactStore, CatalogStore, Stored,
+    ArtifactStore, CatalogStore, MAX_VALUE_BYTES, Stored,
     embedded::{Embedded, OpenError},
 };
 use std::{fs, path::Path, time::Instant};
@@ -135,7 +135,7 @@ async fn a_refused_upload_leaves_no_file_and_a_crashed_one_is_swept_at_start() {
 async fn a_full_queue_of_writes_is_refused_at_once_with_its_numbers() {
     let dir = TempDir::new().unwrap();
     let keyvalue = open(dir.path()).keyvalue();
-    let value = bytes::Bytes::from(vec![0; 1 << 20]);
+    let value = bytes::Bytes::from(vec![0; MAX_VALUE_BYTES]);
     // More than the 64 MiB that may wait, queued before the writer can commit them.
     let keys: Vec<_> = (0..200).map(|n| n.to_string()).collect();
     let writes = keys.iter().map(|key| keyvalue.set("s", key, value.clone()));

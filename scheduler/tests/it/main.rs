@@ -15,3 +15,5 @@ mod doubles;
 mod embedded;
 mod gateway;
 mod logs;
+mod nats_check;
+mod nats_store;
