@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod deploy;
 pub mod gateway;
 pub mod log_hub;
+pub mod membership;
 pub mod nats;
 pub mod router;
 pub mod routes;

@@ -15,5 +15,6 @@ mod doubles;
 mod embedded;
 mod gateway;
 mod logs;
+mod membership;
 mod nats_check;
 mod nats_store;
