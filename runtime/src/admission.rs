@@ -1,7 +1,8 @@
 //! Who may run now: a count of slots for the node and one for each function with a limit of its own.
 //!
 //! A burst may wait: as many calls as a quarter of the slots, first come first served, each until its deadline. Beyond
-//! that a call is refused at once, with the numbers, so that it can run elsewhere; a function's own limit never waits.
+//! that a call is refused at once, with the numbers, so that it can run elsewhere; one that has been everywhere may wait in
+//! a longer queue. A function's own limit never waits.
 
 use dunlin_api::{InvokeError, Load};
 use std::{
@@ -109,11 +110,12 @@ impl Admission {
         Self { slots, in_flight: Arc::default(), free, draining: AtomicBool::new(false), ticker }
     }
 
-    /// Takes a place of the node and one of the function.
+    /// Takes a place of the node and one of the function. The `last` node of a call lets it wait in a queue as long as it
+    /// has slots: at high load all short queues are full at moments, and then a refusal helps nobody.
     ///
     /// # Errors
     /// `Draining`, `Busy` with the node's numbers, or `Concurrency` with the function's limit.
-    pub(crate) fn admit(&self, function: &FunctionGate) -> Result<Admitted, InvokeError> {
+    pub(crate) fn admit(&self, function: &FunctionGate, last: bool) -> Result<Admitted, InvokeError> {
         if self.draining.load(Relaxed) {
             return Err(InvokeError::Draining);
         }
@@ -121,7 +123,8 @@ impl Admission {
             None => None,
             Some(limit) => Some(Taken::take(&function.in_flight, limit).ok_or(InvokeError::Concurrency { limit })?),
         };
-        let most = self.slots + self.slots / SLOTS_PER_WAITING;
+        let queue = if last { self.slots } else { self.slots / SLOTS_PER_WAITING };
+        let most = self.slots + queue;
         let node = Taken::take(&self.in_flight, most).ok_or_else(|| InvokeError::Busy(self.load()))?;
         let place = Place { _node: node, _function: function };
         Ok(match self.free.clone().try_acquire_owned() {
@@ -152,12 +155,12 @@ mod tests {
     fn refuses_when_every_slot_is_taken_and_admits_again_after_a_drop() {
         let node = admission(2);
         let gate = FunctionGate::new(None);
-        let first = node.admit(&gate).unwrap();
-        let _second = node.admit(&gate).unwrap();
+        let first = node.admit(&gate, false).unwrap();
+        let _second = node.admit(&gate, false).unwrap();
         let full = Load { in_flight: 2, slots: 2 };
-        assert_eq!(node.admit(&gate).err(), Some(InvokeError::Busy(full)));
+        assert_eq!(node.admit(&gate, false).err(), Some(InvokeError::Busy(full)));
         drop(first);
-        assert!(node.admit(&gate).is_ok());
+        assert!(node.admit(&gate, false).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -166,12 +169,15 @@ mod tests {
         let gate = FunctionGate::new(None);
         let timeout = Duration::from_secs(1);
         let deadline = Instant::now() + timeout;
-        let mut running: Vec<_> = (0..4).map(|_| node.admit(&gate).unwrap()).collect();
-        let waiting = node.admit(&gate).unwrap();
-        assert_eq!(node.admit(&gate).err(), Some(InvokeError::Busy(Load { in_flight: 5, slots: 4 })));
+        let mut running: Vec<_> = (0..4).map(|_| node.admit(&gate, false).unwrap()).collect();
+        let waiting = node.admit(&gate, false).unwrap();
+        assert_eq!(node.admit(&gate, false).err(), Some(InvokeError::Busy(Load { in_flight: 5, slots: 4 })));
+        let patient = node.admit(&gate, true);
+        assert!(matches!(patient, Ok(Admitted::Waiting(_))));
+        drop(patient);
         let late = waiting.permit(deadline, timeout).await;
         assert_eq!(late.err(), Some(InvokeError::Deadline(timeout)));
-        let waiting = node.admit(&gate).unwrap();
+        let waiting = node.admit(&gate, false).unwrap();
         running.pop();
         let (permit, _) = waiting.permit(Instant::now() + timeout, timeout).await.unwrap();
         assert_eq!(node.load().in_flight, 4);
@@ -183,27 +189,27 @@ mod tests {
     fn a_functions_own_limit_is_told_apart_and_gives_its_place_back() {
         let node = admission(10);
         let gate = FunctionGate::new(Some(1));
-        let held = node.admit(&gate).unwrap();
-        assert_eq!(node.admit(&gate).err(), Some(InvokeError::Concurrency { limit: 1 }));
-        assert!(node.admit(&FunctionGate::new(None)).is_ok(), "others are not affected");
+        let held = node.admit(&gate, false).unwrap();
+        assert_eq!(node.admit(&gate, false).err(), Some(InvokeError::Concurrency { limit: 1 }));
+        assert!(node.admit(&FunctionGate::new(None), false).is_ok(), "others are not affected");
         drop(held);
-        assert!(node.admit(&gate).is_ok());
+        assert!(node.admit(&gate, false).is_ok());
     }
 
     #[test]
     fn a_full_node_does_not_keep_the_functions_place() {
         let node = admission(1);
         let (limited, other) = (FunctionGate::new(Some(1)), FunctionGate::new(None));
-        let held = node.admit(&other).unwrap();
-        assert!(matches!(node.admit(&limited).err(), Some(InvokeError::Busy(_))));
+        let held = node.admit(&other, false).unwrap();
+        assert!(matches!(node.admit(&limited, false).err(), Some(InvokeError::Busy(_))));
         drop(held);
-        assert!(node.admit(&limited).is_ok());
+        assert!(node.admit(&limited, false).is_ok());
     }
 
     #[test]
     fn a_draining_node_refuses() {
         let node = admission(1);
         node.drain();
-        assert_eq!(node.admit(&FunctionGate::new(None)).err(), Some(InvokeError::Draining));
+        assert_eq!(node.admit(&FunctionGate::new(None), false).err(), Some(InvokeError::Draining));
     }
 }

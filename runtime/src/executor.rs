@@ -155,7 +155,7 @@ impl Invoke for Executor {
                 (self.ready_by(&call.revision, call.deadline).await?, Some(asked.elapsed()))
             }
         };
-        let admitted = ready.admit()?;
+        let admitted = ready.admit(call.last)?;
         let mut response = run(ready, call, admitted).await?;
         if let (Some(load), Some(timing)) = (load, response.extensions_mut().get_mut::<Timing>()) {
             (timing.load, timing.cold) = (load, true);
@@ -174,7 +174,7 @@ impl LocalNode for Executor {
             let why = InvokeError::NotReady("it is not loaded here".into());
             return Err(Box::new(Declined { call, why }));
         };
-        match ready.admit() {
+        match ready.admit(call.last) {
             Ok(admitted) => Ok(run(ready, call, admitted)),
             Err(why) => Err(Box::new(Declined { call, why })),
         }

@@ -101,8 +101,8 @@ impl Ready {
     }
 
     /// A place on the node and one of the function.
-    pub(crate) fn admit(&self) -> Result<Admitted, InvokeError> {
-        self.node.admission.admit(&self.gate)
+    pub(crate) fn admit(&self, last: bool) -> Result<Admitted, InvokeError> {
+        self.node.admission.admit(&self.gate, last)
     }
 
     pub(crate) fn output(&self, id: InvocationId) -> Output {

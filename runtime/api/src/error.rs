@@ -1,9 +1,10 @@
 //! Why an invocation failed: one table of variant → fault → HTTP status → retry advice → exit code.
 
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use crate::{ByteSize, FunctionName, Load};
+use crate::{ByteSize, FunctionName, Load, NodeName};
 
 /// Whose fault a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub enum Retry {
 }
 
 /// Why an invocation did not end with the function's own answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum InvokeError {
     /// No function has a route for this request.
     #[error("no function serves {0}")]
@@ -81,6 +82,21 @@ pub enum InvokeError {
     /// The component could not be made ready here.
     #[error("the function could not be made ready on this node: {0}")]
     NotReady(String),
+    /// No node may run it, or none that may takes it.
+    #[error("no node takes this call: {0}")]
+    NoNode(String),
+    /// The node that ran it was lost.
+    #[error("outcome unknown: the node `{node}` was lost while it ran this call, which may have had its effect")]
+    Lost {
+        /// The node.
+        node: NodeName,
+    },
+    /// The node that it was sent to does not answer.
+    #[error("outcome unknown: the node `{node}` does not answer; most likely this call did not run")]
+    Silent {
+        /// The node.
+        node: NodeName,
+    },
     /// A fault of the host itself.
     #[error("the node failed: {0}")]
     Internal(String),
@@ -110,6 +126,9 @@ impl InvokeError {
             Self::Busy(_) => ("busy", Platform, S::SERVICE_UNAVAILABLE, 6),
             Self::Draining => ("draining", Platform, S::SERVICE_UNAVAILABLE, 6),
             Self::NotReady(_) => ("not-ready", Platform, S::SERVICE_UNAVAILABLE, 6),
+            Self::NoNode(_) => ("no-node", Platform, S::SERVICE_UNAVAILABLE, 6),
+            Self::Lost { .. } => ("node-lost", Platform, S::BAD_GATEWAY, 6),
+            Self::Silent { .. } => ("node-silent", Platform, S::GATEWAY_TIMEOUT, 6),
             Self::Internal(_) => ("internal", Platform, S::INTERNAL_SERVER_ERROR, 6),
         }
     }
@@ -137,10 +156,10 @@ impl InvokeError {
     /// Whether sending the call again may help, and when.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Busy(_) | Self::Draining | Self::Concurrency { .. } | Self::NotReady(_) => {
+            Self::Busy(_) | Self::Draining | Self::Concurrency { .. } | Self::NotReady(_) | Self::NoNode(_) => {
                 Retry::After(Duration::from_secs(1))
             }
-            Self::Internal(_) => Retry::IfIdempotent,
+            Self::Internal(_) | Self::Lost { .. } | Self::Silent { .. } => Retry::IfIdempotent,
             _ => Retry::Never,
         }
     }

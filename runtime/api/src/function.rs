@@ -62,6 +62,42 @@ pub struct Settings {
     pub instances: Instances,
     /// HTTP triggers.
     pub http: Vec<HttpTrigger>,
+    /// The nodes that may run it; without constraints it is not written, so that ids of older revisions stay.
+    #[serde(skip_serializing_if = "Placement::is_anywhere")]
+    pub place: Placement,
+}
+
+/// Constraints on the nodes that run a function; all must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// Labels that a node must have, with these values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The zone a node must be in; none = any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
+impl Placement {
+    /// Whether there are no constraints.
+    pub fn is_anywhere(&self) -> bool {
+        self.labels.is_empty() && self.zone.is_none()
+    }
+
+    /// Whether a node with these labels in this zone may run it.
+    pub fn fits(&self, labels: &BTreeMap<String, String>, zone: Option<&str>) -> bool {
+        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+            && self.zone.as_deref().is_none_or(|wanted| zone == Some(wanted))
+    }
+}
+
+impl std::fmt::Display for Placement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let labels = self.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let zone = self.zone.iter().map(|zone| format!("zone={zone}"));
+        f.write_str(&labels.chain(zone).collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// Reuse of instances. The default is a fresh instance for every invocation, so that nothing leaks from one to the next.

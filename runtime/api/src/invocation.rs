@@ -80,6 +80,8 @@ pub struct Invocation {
     pub trace: TraceContext,
     /// Set by whoever runs it as soon as guest code may have had an effect; read by whoever reports a failure.
     pub started: Started,
+    /// Whether no other node is left for it: it then waits for a slot longer than a call that may go elsewhere.
+    pub last: bool,
 }
 
 /// Whether guest code has begun to run. Shared between the caller and the one who runs it.

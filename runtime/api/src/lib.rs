@@ -23,7 +23,7 @@ mod trace;
 pub use body::{Body, BodyError};
 pub use digest::{Digest, ParseDigestError};
 pub use error::{Fault, InvokeError, Retry};
-pub use function::{Deployment, HttpTrigger, Instances, Revision, Settings, World};
+pub use function::{Deployment, HttpTrigger, Instances, Placement, Revision, Settings, World};
 pub use invocation::{Declined, Invocation, InvocationId, Invoke, Load, LocalNode, RanOn, Started, Timing};
 pub use limits::Limits;
 pub use logs::{LogLine, LogStream, Logs};

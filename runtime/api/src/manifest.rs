@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{FunctionName, HttpTrigger, Instances, Limits, Settings};
+use crate::{FunctionName, HttpTrigger, Instances, Limits, Placement, Settings};
 
 /// A parsed `dunlin.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -46,6 +46,9 @@ pub struct Function {
     /// HTTP triggers; without one the function is reached at `/NAME/{*path}`.
     #[serde(default)]
     pub http: Vec<HttpTrigger>,
+    /// The nodes of a cluster that may run it; all by default.
+    #[serde(default)]
+    pub place: Placement,
 }
 
 fn default_watch() -> Vec<PathBuf> {
@@ -112,6 +115,7 @@ impl Function {
             kv: self.kv.clone(),
             instances: self.instances,
             http,
+            place: self.place.clone(),
         }
     }
 }
@@ -120,6 +124,13 @@ impl HttpTrigger {
     /// The route of a function that names none: everything below `/NAME`.
     pub fn default_for(name: &FunctionName) -> Self {
         Self { route: format!("/{name}/{{*path}}"), host: None, methods: Vec::new() }
+    }
+}
+
+impl Placement {
+    fn tokens(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let labels = self.labels.iter().flat_map(|(key, value)| [("place.labels", &**key), ("place.labels", &**value)]);
+        labels.chain(self.zone.as_deref().map(|zone| ("place.zone", zone)))
     }
 }
 
@@ -144,9 +155,25 @@ impl Settings {
         for store in &self.kv {
             store.parse::<FunctionName>().map_err(|e| format!("kv: {e}"))?;
         }
+        for (what, text) in self.place.tokens() {
+            check_label(what, text)?;
+        }
         self.egress.iter().try_for_each(|origin| check_origin(origin))?;
         self.http.iter().try_for_each(check_trigger)
     }
+}
+
+/// Checks a key, a value of a label, or a zone, as nodes declare them and functions ask for them.
+///
+/// # Errors
+/// Says which text is wrong and what is allowed: 1 to 63 of `a-z`, `A-Z`, `0-9`, `-`, `_`, `.` and `/`.
+pub fn check_label(what: &str, text: &str) -> Result<(), String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
+    if (1..=63).contains(&text.len()) && text.bytes().all(allowed) {
+        return Ok(());
+    }
+    let text: String = text.escape_debug().take(80).collect();
+    Err(format!("{what}: `{text}` must be 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.` and `/`"))
 }
 
 /// An origin is scheme, host and optional port; the host may start with `*.`; `*` alone allows every public host.
@@ -210,6 +237,7 @@ mod tests {
         egress = ["https://api.stripe.com", "https://*.example.com", "http://localhost:3000"]
         kv = ["cart"]
         instances = { reuse = 1000, concurrent = 16, idle = "10s" }
+        place = { labels = { region = "eu" }, zone = "a" }
         [[function.checkout.http]]
         route = "/checkout/{id}"
         host = "shop.example.com"
@@ -233,6 +261,7 @@ mod tests {
         assert_eq!(settings.limits.cpu, Duration::from_millis(200));
         assert_eq!(settings.limits.concurrency, Some(200));
         assert_eq!(settings.instances.reuse, 1000);
+        assert_eq!(settings.place.to_string(), "region=eu, zone=a");
         assert_eq!(settings.http[0].host.as_deref(), Some("shop.example.com"));
     }
 
@@ -265,6 +294,8 @@ mod tests {
             ("egress = [\"api.example.com\"]", "https://api.example.com"),
             ("egress = [\"https://a.example/path\"]", "egress"),
             ("env = { \"A=B\" = \"x\" }", "env"),
+            ("place = { labels = { region = \"e u\" } }", "place.labels"),
+            ("place = { zone = \"\" }", "place.zone"),
             ("[[function.a.http]]\nroute = \"x\"", "http.route"),
             ("[[function.a.http]]\nroute = \"/x\"\nhost = \"a:80\"", "http.host"),
             ("[[function.a.http]]\nroute = \"/x\"\nmethods = [\"get\"]", "http.methods"),

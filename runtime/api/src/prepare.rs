@@ -1,12 +1,13 @@
 //! What happens to a component before traffic reaches it, on every node that may run it.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::{BoxFuture, ByteSize, Digest, Revision, Settings, World};
 
 /// Why a component cannot be deployed. The message is for the person who deploys: what, where, what to do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// Larger than the node takes.
     #[error("the component has {size}, more than this node takes ({limit})")]

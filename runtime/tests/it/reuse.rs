@@ -75,25 +75,34 @@ fn an_idle_instance_is_retired() {
     });
 }
 
+/// Whether a call meets the instance that sleeps in another call meanwhile.
+async fn meets_the_sleeper(node: &Node, concurrent: u32) -> bool {
+    let revision = node.deploy("hostile3", reusing(1000, concurrent)).await;
+    // There is an instance before the sleeper comes, so that nobody races with its making.
+    let before = counts(node, &revision, 1).await[0];
+    let sleeper = call(&revision, get("/sleep?ms=500"));
+    let started = sleeper.started.clone();
+    let sleep = async { text(node.executor.invoke(sleeper).await.unwrap()).await };
+    let beside = async {
+        while !started.get() {
+            tokio::task::yield_now().await;
+        }
+        counts(node, &revision, 1).await[0]
+    };
+    tokio::join!(sleep, beside).1 == before + 1
+}
+
 #[test]
 fn concurrent_calls_share_an_instance_only_where_that_was_asked_for() {
     run(async {
         let node = Node::start();
-        for (concurrent, expected) in [(8, [1, 2]), (1, [1, 1])] {
-            let revision = node.deploy("hostile3", reusing(1000, concurrent)).await;
-            let sleep = node.text(&revision, "/sleep?ms=500");
-            let beside = async {
-                // The sleeper has begun when its slot is taken.
-                while node.executor.load().in_flight == 0 {
-                    tokio::task::yield_now().await;
-                }
-                counts(&node, &revision, 1).await[0]
-            };
-            let (_, beside) = tokio::join!(sleep, beside);
-            // An instance that serves one at a time was busy; the one that came last is used next.
-            let after = counts(&node, &revision, 1).await[0];
-            assert_eq!([beside, after], expected, "concurrent = {concurrent}");
+        assert!(!meets_the_sleeper(&node, 1).await);
+        // On a busy machine another instance may be made although the first would take the call.
+        let mut shared = false;
+        for _ in 0..10 {
+            shared = shared || meets_the_sleeper(&node, 8).await;
         }
+        assert!(shared);
     });
 }
 

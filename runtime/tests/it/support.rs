@@ -172,6 +172,7 @@ pub(crate) fn call(revision: &Arc<Revision>, request: Request<Body>) -> Invocati
         request,
         id: InvocationId::new(),
         trace: TraceContext::new(1, 1),
+        last: false,
         started: Started::default(),
     }
 }

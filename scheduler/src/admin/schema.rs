@@ -40,6 +40,16 @@ pub(super) struct Settings {
     kv: Vec<String>,
     instances: Instances,
     http: Vec<HttpTrigger>,
+    place: Option<Placement>,
+}
+
+/// Constraints on the nodes that run a function.
+#[derive(ToSchema)]
+pub(super) struct Placement {
+    /// Labels that a node must have.
+    labels: Option<BTreeMap<String, String>>,
+    /// The zone it must be in.
+    zone: Option<String>,
 }
 
 /// What one invocation may use. Sizes are bytes or text such as `64MiB`, times are text such as `200ms`.
@@ -105,6 +115,8 @@ pub(super) struct DeployResult {
 pub(super) struct NodeReady {
     node: String,
     ready: bool,
+    /// Why it is not.
+    reason: Option<String>,
 }
 
 /// How busy a node is.
@@ -169,7 +181,9 @@ mod tests {
         let invocation = dunlin_api::InvocationId::new();
         let problem = dunlin_api::Problem::of(&dunlin_api::InvokeError::Draining, invocation, false);
         assert_eq!(properties::<Limits>(), members(&limits));
-        assert_eq!(properties::<Settings>(), members(&dunlin_api::Settings::default()));
+        let place = dunlin_api::Placement { labels: [("a".into(), "b".into())].into(), zone: Some("z".into()) };
+        assert_eq!(properties::<Placement>(), members(&place));
+        assert_eq!(properties::<Settings>(), members(&dunlin_api::Settings { place, ..Default::default() }));
         assert_eq!(properties::<Instances>(), members(&dunlin_api::Instances::default()));
         assert_eq!(properties::<HttpTrigger>(), members(&trigger));
         assert_eq!(properties::<Load>(), members(&dunlin_api::Load::default()));

@@ -6,7 +6,7 @@
 //! executor keeps.
 
 use bytes::Bytes;
-use dunlin_api::{Body, BodyError, Invocation, Invoke, InvokeError, Revision, Started, Timing};
+use dunlin_api::{Body, BodyError, Invocation, Invoke, InvokeError, RanOn, Revision, Started, Timing};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use std::{fmt::Write as _, sync::Arc, time::Duration};
@@ -95,7 +95,8 @@ impl Exchange<'_> {
         let (body, fault) = bounded(body, Bounds { size: limits.request_body, idle: self.config.body_timeout })?;
         let request = Request::from_parts(parts, body);
         let Arrival { id, trace, .. } = self.arrival;
-        let result = invoke.invoke(Invocation { revision, request, id, deadline, trace, started }).await;
+        let call = Invocation { revision, request, id, deadline, trace, started, last: false };
+        let result = invoke.invoke(call).await;
         // A function that gave up because its request broke off is not to blame.
         let gave_up = result.as_ref().map_or(true, |response| response.status().is_server_error());
         match fault.error() {
@@ -107,6 +108,7 @@ impl Exchange<'_> {
     /// Adds what the gateway says about the response.
     fn sign(&self, mut response: Response<Body>, revision: Option<&Revision>) -> Response<Body> {
         let timing = response.extensions().get::<Timing>().copied();
+        let ran_on = response.extensions().get::<RanOn>().cloned();
         let headers = response.headers_mut();
         headers.entry(REQUEST_ID).or_insert_with(|| self.arrival.request_id.clone());
         if !self.timing {
@@ -126,7 +128,8 @@ impl Exchange<'_> {
         if let Some(Ok(id)) = revision.map(|revision| HeaderValue::from_str(revision.id.as_str())) {
             headers.insert(REVISION, id);
         }
-        headers.insert(NODE, self.config.node.clone());
+        let node = ran_on.and_then(|RanOn(node)| HeaderValue::from_str(node.as_str()).ok());
+        headers.insert(NODE, node.unwrap_or_else(|| self.config.node.clone()));
         response
     }
 }
