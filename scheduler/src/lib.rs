@@ -5,6 +5,7 @@
 //! implements `Invoke`. It promises that what was acknowledged survives `kill -9` and that readers never wait for writers.
 
 pub mod admin;
+pub mod balancer;
 pub mod catalog;
 pub mod deploy;
 pub mod gateway;

@@ -18,3 +18,4 @@ mod logs;
 mod membership;
 mod nats_check;
 mod nats_store;
+mod simulation;
