@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod log_hub;
 pub mod membership;
 pub mod nats;
+pub mod remote;
 pub mod router;
 pub mod routes;
 pub mod snapshot;

@@ -18,4 +18,5 @@ mod logs;
 mod membership;
 mod nats_check;
 mod nats_store;
+mod remote;
 mod simulation;
