@@ -70,14 +70,29 @@ pub(crate) enum Command {
     /// Run a node
     #[command(display_order = 11)]
     Node(commands::node::Args),
-    /// Write completions for a shell to stdout
+    /// List the nodes of the cluster, weigh and forget them
     #[command(display_order = 12)]
+    Nodes(commands::nodes::Args),
+    /// Keep calls from a node until it is undrained
+    #[command(display_order = 13)]
+    Drain(commands::drain::DrainArgs),
+    /// Let a drained node take calls again
+    #[command(display_order = 14)]
+    Undrain(commands::drain::UndrainArgs),
+    /// Check the cluster: each finding with its remedy
+    #[command(display_order = 15)]
+    Doctor(commands::doctor::Args),
+    /// Say where a function would run now, and why
+    #[command(display_order = 16)]
+    Why(commands::why::Args),
+    /// Write completions for a shell to stdout
+    #[command(display_order = 17)]
     Completions(commands::completions::Args),
     /// Show the version of this program and of the node
-    #[command(display_order = 13)]
+    #[command(display_order = 18)]
     Version(commands::version::Args),
     /// Show help for a command, or the exit codes
-    #[command(display_order = 14)]
+    #[command(display_order = 19)]
     Help(HelpArgs),
     /// What a node runs to compile a component; it reads its orders from its arguments
     #[command(name = "__compile", hide = true, disable_help_flag = true)]

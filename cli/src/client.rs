@@ -6,8 +6,11 @@
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use dunlin_api::{Digest, FunctionName, LogLine, Problem, Settings};
-use dunlin_scheduler::deploy::DeployResult;
+use dunlin_api::{Digest, FunctionName, LogLine, NodeName, Problem, Settings};
+use dunlin_scheduler::{
+    control::{Finding, NodeStatus},
+    deploy::DeployResult,
+};
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::{RequestBuilder, Response};
@@ -74,6 +77,11 @@ impl Client {
         let answer = self.answer(self.request(Method::HEAD, &format!("/v1/artifacts/{digest}"))).await?;
         match answer.status() {
             StatusCode::NOT_FOUND => Ok(false),
+            // An answer to HEAD has no body that says more.
+            status if status.is_server_error() => {
+                let message = format!("the node at {} cannot use its store of artifacts ({status})", self.server.url);
+                Err(Failure::new(Exit::Platform, message).hint("is NATS up? `dunlin doctor` looks").into())
+            }
             _ => self.success(answer).await.map(|_| true),
         }
     }
@@ -132,8 +140,49 @@ impl Client {
     }
 
     pub(crate) async fn remove(&self, name: &FunctionName) -> anyhow::Result<()> {
-        let answer = self.answer(self.request(Method::DELETE, &format!("/v1/functions/{name}"))).await?;
-        self.success(answer).await.map(drop)
+        self.done(self.request(Method::DELETE, &format!("/v1/functions/{name}"))).await
+    }
+
+    /// The nodes of the cluster, in order of their names.
+    pub(crate) async fn nodes(&self) -> anyhow::Result<Vec<NodeStatus>> {
+        #[derive(serde::Deserialize)]
+        struct List {
+            nodes: Vec<NodeStatus>,
+        }
+        let List { nodes } = self.json(self.request(Method::GET, "/v1/nodes")).await?;
+        Ok(nodes)
+    }
+
+    /// Asks for the drain of `node`, or ends it.
+    pub(crate) async fn drain(&self, node: &NodeName, on: bool) -> anyhow::Result<()> {
+        let method = if on { Method::PUT } else { Method::DELETE };
+        self.done(self.request(method, &format!("/v1/nodes/{node}/drain"))).await
+    }
+
+    /// Gives `node` another weight, or with none its own again.
+    pub(crate) async fn set_slots(&self, node: &NodeName, slots: Option<u32>) -> anyhow::Result<()> {
+        let weight = serde_json::json!({ "slots": slots });
+        self.done(self.request(Method::PUT, &format!("/v1/nodes/{node}/slots")).json(&weight)).await
+    }
+
+    /// Forgets a node that is gone.
+    pub(crate) async fn forget(&self, node: &NodeName) -> anyhow::Result<()> {
+        self.done(self.request(Method::DELETE, &format!("/v1/nodes/{node}"))).await
+    }
+
+    /// Where a function would run.
+    pub(crate) async fn why(&self, name: &FunctionName) -> anyhow::Result<serde_json::Value> {
+        self.json(self.request(Method::GET, &format!("/v1/functions/{name}/why"))).await
+    }
+
+    /// What is wrong with the cluster.
+    pub(crate) async fn doctor(&self) -> anyhow::Result<Vec<Finding>> {
+        #[derive(serde::Deserialize)]
+        struct Diagnosis {
+            findings: Vec<Finding>,
+        }
+        let Diagnosis { findings } = self.json(self.request(Method::GET, "/v1/doctor")).await?;
+        Ok(findings)
     }
 
     /// Log lines as they come; ends when the node has no more, or never when it follows.
@@ -191,6 +240,10 @@ impl Client {
 
     async fn success(&self, answer: Response) -> anyhow::Result<Response> {
         if answer.status().is_success() { Ok(answer) } else { Err(self.failure(answer).await.into()) }
+    }
+
+    async fn done(&self, request: RequestBuilder) -> anyhow::Result<()> {
+        self.success(self.answer(request).await?).await.map(drop)
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {

@@ -41,6 +41,12 @@ pub(crate) struct FunctionArgs {
     /// Invocations that one reused instance serves at once; only wasi:http@0.3 components [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) concurrent: Option<u32>,
+    /// Label that the nodes which run it must have; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) place: Vec<(String, String)>,
+    /// Zone that the nodes which run it must be in
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) place_zone: Option<String>,
 }
 
 /// How a function is reached.
@@ -69,6 +75,8 @@ impl FunctionArgs {
         limits.concurrency = self.concurrency.or(limits.concurrency);
         replace(&mut settings.instances.reuse, self.reuse);
         replace(&mut settings.instances.concurrent, self.concurrent);
+        settings.place.labels.extend(self.place.iter().cloned());
+        settings.place.zone = self.place_zone.clone().or_else(|| settings.place.zone.take());
     }
 }
 
@@ -146,6 +154,9 @@ mod tests {
         assert_eq!(s.egress, ["https://a.example", "*"]);
         let s = settings(&["--memory", "64MiB", "--cpu", "200ms", "--timeout", "5s", "--concurrency", "3"]);
         assert_eq!((s.limits.memory, s.limits.concurrency), (ByteSize::mib(64), Some(3)));
+        let s = settings(&["--place", "disk=ssd", "--place", "cpu=arm", "--place-zone", "a"]);
+        assert_eq!(s.place.to_string(), "cpu=arm, disk=ssd, zone=a");
+        let s = settings(&["--cpu", "200ms", "--timeout", "5s"]);
         assert_eq!((s.limits.cpu, s.limits.timeout), (Duration::from_millis(200), Duration::from_secs(5)));
     }
 

@@ -2,6 +2,8 @@
 
 mod args;
 mod client;
+mod cluster;
+mod cluster_args;
 mod commands;
 mod component;
 mod config;
@@ -67,6 +69,11 @@ fn run(command: Command, out: &Output) -> anyhow::Result<()> {
         Command::Show(args) => client(commands::show::run(args, out)),
         Command::Logs(args) => client(commands::logs::run(args, out)),
         Command::Node(args) => server(commands::node::run(args, out)),
+        Command::Nodes(args) => client(commands::nodes::run(args, out)),
+        Command::Drain(args) => client(commands::drain::drain(args, out)),
+        Command::Undrain(args) => client(commands::drain::undrain(args, out)),
+        Command::Doctor(args) => client(commands::doctor::run(args, out)),
+        Command::Why(args) => client(commands::why::run(args, out)),
         Command::Completions(args) => commands::completions::run(&args, out),
         Command::Version(args) => client(commands::version::run(args, out)),
         Command::Help(args) => match args.text() {
@@ -101,7 +108,7 @@ fn finish(runtime: tokio::runtime::Runtime, command: impl Future<Output = anyhow
 /// A node logs what happens, with `DUNLIN_LOG` as filter (`debug`, `dunlin_scheduler=trace`); other commands only what
 /// should not have happened, and nothing that a function prints: they show that themselves.
 fn log(command: &Command, format: Format) {
-    let quiet = if matches!(command, Command::Node(_)) { "info" } else { "warn,function=off" };
+    let quiet = if matches!(command, Command::Node(_)) { "info,async_nats=warn" } else { "warn,function=off" };
     let filter = EnvFilter::try_from_env("DUNLIN_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {

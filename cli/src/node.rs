@@ -1,34 +1,44 @@
-//! An embedded node: the one place where the stores, the scheduler and the runtime meet.
+//! A node, alone or of a cluster: the one place where the stores, the scheduler and the runtime meet.
 //!
 //! Made in two steps, so that the real addresses can be told before anything else is: [`Bound::listen`] takes the sockets,
 //! [`Bound::start`] opens the data directory and serves. Used by `node`, `dev` and `serve`. Every background task is in one
 //! `JoinSet`; one that ends by itself is a fault of the node, told by [`Node::failed`]. Stopping refuses new work, gives what
 //! runs the grace, then cuts it.
 
-use dunlin_api::{Body, BoxFuture, FunctionName, LocalNode as _, Prepare as _};
+use dunlin_api::{Body, BoxFuture, FunctionName, KeyValue, LocalNode as _, NodeName, Prepare as _};
 use dunlin_runtime::{CompileLimits, Compiler, Executor, RuntimeConfig};
 use dunlin_scheduler::{
     admin::{self, Admin, CallError, InvokeByName, Phase, Readiness, Token},
     catalog::Catalog,
-    deploy::Deployer,
+    control::{self, Control, NodeStatus},
+    deploy::{self, Deployer, MakeReady},
+    dispatch::Dispatch,
     gateway::{self, Caller, Gateway},
     log_hub::LogHub,
+    log_share::Lines,
     router::Router,
-    store::embedded::Embedded,
+    store::{ArtifactStore, CatalogStore, embedded::Embedded},
 };
 use http::{HeaderValue, Request, Response};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    cluster::{Addresses, Link, Member, Part, until_stopped},
+    cluster_args::ClusterConfig,
+    exit::{Exit, Failure},
+};
 
 /// The name of a node that has no others to be told from.
 const NAME: &str = "local";
 /// What requests to the admin API get to finish: they answer at once, except for deploys.
 const ADMIN_GRACE: Duration = Duration::from_secs(2);
 
-/// Settings of an embedded node.
+/// How long the goodbyes may take when a node stops.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Settings of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeConfig {
     /// Where functions are served.
@@ -47,29 +57,35 @@ pub(crate) struct NodeConfig {
     pub(crate) grace: Duration,
     /// Adds times to every response, not only where they are asked for.
     pub(crate) timing: bool,
+    /// The cluster to join; none = it stands alone.
+    pub(crate) cluster: Option<ClusterConfig>,
     /// Cancelled when requests may be served; until then who connects waits. None = at once.
     pub(crate) open: Option<CancellationToken>,
 }
 
 /// A node that has its sockets and does not serve yet: who connects waits.
 pub(crate) struct Bound {
-    pub(crate) http_addr: SocketAddr,
+    /// None for a node that serves no HTTP.
+    pub(crate) http_addr: Option<SocketAddr>,
     pub(crate) admin_addr: SocketAddr,
-    http: TcpListener,
+    http: Option<TcpListener>,
     admin: TcpListener,
     config: NodeConfig,
 }
 
 /// A node that serves.
 pub(crate) struct Node {
-    pub(crate) http_addr: SocketAddr,
+    pub(crate) http_addr: Option<SocketAddr>,
     pub(crate) admin_addr: SocketAddr,
+    /// Its name.
+    pub(crate) name: NodeName,
     /// How many functions were deployed when it started.
     pub(crate) functions: usize,
     executor: Arc<Executor>,
+    part: Option<Part>,
     readiness: Readiness,
     grace: Duration,
-    gateway: Stoppable,
+    gateway: Option<Stoppable>,
     admin: Stoppable,
     /// Name of each task that ends.
     tasks: JoinSet<&'static str>,
@@ -85,39 +101,75 @@ struct Stoppable {
 impl Bound {
     /// Takes the sockets.
     pub(crate) async fn listen(config: NodeConfig) -> anyhow::Result<Self> {
-        let (http, admin) = (listen(config.http, "--http").await?, listen(config.admin, "--admin").await?);
-        Ok(Self { http_addr: http.local_addr()?, admin_addr: admin.local_addr()?, http, admin, config })
+        let serves = config.cluster.as_ref().is_none_or(|cluster| cluster.gateway);
+        let http = if serves { Some(listen(config.http, "--http").await?) } else { None };
+        let admin = listen(config.admin, "--admin").await?;
+        let http_addr = http.as_ref().map(TcpListener::local_addr).transpose()?;
+        Ok(Self { http_addr, admin_addr: admin.local_addr()?, http, admin, config })
     }
 
-    /// Opens the stores, starts the runtime and serves.
+    /// Opens the stores, starts the runtime, joins the cluster if there is one, and serves.
     pub(crate) async fn start(self) -> anyhow::Result<Node> {
         let Self { http_addr, admin_addr, http, admin: admin_listener, config } = self;
         raise_file_limit();
-        let data = config.data.clone();
-        let stores = tokio::task::spawn_blocking(move || Embedded::open(&data)).await??;
+        let link = match config.cluster.clone() {
+            Some(cluster) => Some(Link::connect(cluster).await?),
+            None => None,
+        };
+        let name = link.as_ref().map_or_else(|| NAME.parse().expect("it is a name"), |link| link.name().clone());
+        let mut forbidden = vec![admin_addr];
+        if let Some(link) = &link {
+            forbidden.extend(link.servers().await);
+        }
+        let stores = Stores::open(link.as_ref(), &config).await?;
         let logs = Arc::new(LogHub::default());
-        let executor =
-            Executor::new(runtime_config(&config, admin_addr), stores.artifacts(), stores.keyvalue(), logs.clone())?;
-        let catalog = Arc::new(Catalog::open(stores.catalog()).await?);
+        let runtime = runtime_config(&config, forbidden);
+        let executor = Executor::new(runtime, stores.artifacts.clone(), stores.keyvalue, logs.clone())?;
+        let catalog = Arc::new(Catalog::open(stores.catalog).await?);
         let snapshot = catalog.snapshot();
         let functions = snapshot.functions.len();
-        let router = Arc::new(Router::new(executor.clone(), snapshot));
-        let deployer = Deployer::new(NAME, catalog.clone(), stores.artifacts(), executor.clone());
+
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(named("the catalog", follow_catalog(catalog.clone(), stop.clone())));
+        let place = Place { name: &name, http: http_addr, admin: admin_addr };
+        let wired = match link {
+            Some(link) => {
+                let addresses = Addresses { http: http_addr, admin: admin_addr };
+                Wired::among(
+                    // On the heap, as it takes kilobytes.
+                    Box::pin(link.join(
+                        executor.clone(),
+                        catalog.clone(),
+                        logs.clone(),
+                        addresses,
+                        (&mut tasks, &stop),
+                    ))
+                    .await?,
+                )
+            }
+            None => {
+                tasks.spawn(named("warming", warm(executor.clone(), catalog.clone(), stop.clone())));
+                Wired::alone(&executor, &catalog, logs.clone(), &place)
+            }
+        };
+        let router = Arc::new(Router::new(wired.dispatch, snapshot));
+        let artifacts = stores.artifacts;
+        let deployer = Deployer::new(wired.nodes, catalog.clone(), artifacts.clone(), executor.clone());
         let deployer = Arc::new(deployer.waiting_for(router.served()));
         let front = gateway::Config {
-            node: HeaderValue::from_static(NAME),
+            node: HeaderValue::from_str(name.as_str())?,
             always_timing: config.timing,
             grace: config.grace,
             ..gateway::Config::default()
         };
         let readiness = Readiness::default();
         let load = executor.clone();
-        let stop = CancellationToken::new();
         let admin_stop = CancellationToken::new();
         let api = Admin {
-            node: NAME.into(),
+            node: name.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
-            http: Some(http_addr),
+            http: http_addr,
             admin: Some(admin_addr),
             hosts: Vec::new(),
             token: config.token,
@@ -126,26 +178,94 @@ impl Bound {
             readiness: readiness.clone(),
             catalog: catalog.clone(),
             deployer: deployer.clone(),
-            artifacts: stores.artifacts(),
+            artifacts,
             logs,
+            lines: wired.lines,
             invoke: Arc::new(ByName(Caller::new(router.clone(), front.clone()))),
             load: Arc::new(move || load.load()),
+            control: wired.control,
+            looks_only: http_addr.is_none(),
             stop: admin_stop.clone(),
         };
 
-        let mut tasks = JoinSet::new();
-        tasks.spawn(named("the catalog", follow_catalog(catalog.clone(), stop.clone())));
-        tasks.spawn(named("the router", router.clone().follow(catalog.subscribe())));
+        tasks.spawn(until_stopped(stop.clone(), "the router", router.clone().follow(catalog.subscribe())));
         tasks.spawn(named("the sweeper", sweep(deployer, stop.clone())));
-        tasks.spawn(named("warming", warm(executor.clone(), catalog, stop.clone())));
-        let gateway_stop = CancellationToken::new();
-        let front = Gateway::new(router, front);
-        let serve = serve(front, http, config.open, gateway_stop.clone());
-        let gateway = Stoppable::new(serve, gateway_stop);
+        let gateway = http.map(|http| {
+            let stop = CancellationToken::new();
+            let serve = serve(Gateway::new(router, front), http, config.open, stop.clone());
+            Stoppable::new(serve, stop)
+        });
         let admin = Stoppable::new(admin::serve(admin_listener, Arc::new(api), ADMIN_GRACE), admin_stop);
         readiness.set(Phase::Ready);
-        let grace = config.grace;
-        Ok(Node { http_addr, admin_addr, functions, executor, readiness, grace, gateway, admin, tasks, stop })
+        let (grace, part) = (config.grace, wired.part);
+        Ok(Node {
+            http_addr,
+            admin_addr,
+            name,
+            functions,
+            executor,
+            part,
+            readiness,
+            grace,
+            gateway,
+            admin,
+            tasks,
+            stop,
+        })
+    }
+}
+
+/// What is kept, and where.
+struct Stores {
+    catalog: Arc<dyn CatalogStore>,
+    artifacts: Arc<dyn ArtifactStore>,
+    keyvalue: Arc<dyn KeyValue>,
+}
+
+impl Stores {
+    async fn open(link: Option<&Link>, config: &NodeConfig) -> anyhow::Result<Self> {
+        if let Some(Link { store, .. }) = link {
+            return Ok(Self { catalog: store.catalog(), artifacts: store.artifacts(), keyvalue: store.keyvalue() });
+        }
+        let data = config.data.clone();
+        let store = tokio::task::spawn_blocking(move || Embedded::open(&data)).await??;
+        Ok(Self { catalog: store.catalog(), artifacts: store.artifacts(), keyvalue: store.keyvalue() })
+    }
+}
+
+/// A node's name and addresses.
+struct Place<'a> {
+    name: &'a NodeName,
+    http: Option<SocketAddr>,
+    admin: SocketAddr,
+}
+
+/// What differs between a node that stands alone and a member of a cluster.
+struct Wired {
+    dispatch: Arc<Dispatch<Executor>>,
+    control: Arc<dyn Control>,
+    nodes: Arc<dyn MakeReady>,
+    lines: Arc<dyn Lines>,
+    part: Option<Part>,
+}
+
+impl Wired {
+    fn among(Member { dispatch, control, nodes, lines, part }: Member) -> Self {
+        Self { dispatch, control: Arc::new(control), nodes, lines: Arc::new(lines), part: Some(part) }
+    }
+
+    fn alone(executor: &Arc<Executor>, catalog: &Arc<Catalog>, logs: Arc<LogHub>, place: &Place<'_>) -> Self {
+        let dispatch = Arc::new(Dispatch::alone(executor.clone()));
+        let status = NodeStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            http: place.http.map(|http| http.to_string()),
+            admin: Some(place.admin.to_string()),
+            ..NodeStatus::alone(place.name.clone())
+        };
+        let control =
+            control::Alone { status, node: executor.clone(), catalog: catalog.clone(), dispatch: dispatch.clone() };
+        let nodes = deploy::Alone { node: place.name.to_string(), prepare: executor.clone() };
+        Self { dispatch, control: Arc::new(control), nodes: Arc::new(nodes), lines: logs, part: None }
     }
 }
 
@@ -157,14 +277,14 @@ impl Node {
 
     /// The URL of the HTTP front, without a trailing slash.
     pub(crate) fn http_url(&self) -> String {
-        format!("http://{}", self.http_addr)
+        format!("http://{}", self.http_addr.unwrap_or(self.admin_addr))
     }
 
     /// Waits until a part of the node that should run as long as it does has ended; says which.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
         let what = tokio::select! {
             ended = self.tasks.join_next() => describe(ended, "a task"),
-            ended = self.gateway.tasks.join_next() => describe(ended.map(|e| e.map(|()| "the gateway")), "the gateway"),
+            ended = broken(&mut self.gateway) => describe(ended.map(|e| e.map(|()| "the gateway")), "the gateway"),
             ended = self.admin.tasks.join_next() => describe(ended.map(|e| e.map(|()| "the admin API")), "the admin API"),
         };
         Failure::new(Exit::Platform, format!("{what}: the node stops")).into()
@@ -173,15 +293,35 @@ impl Node {
     /// Takes no more invocations, waits for those that run until the grace has passed, and ends. True if all had ended.
     pub(crate) async fn stop(mut self) -> bool {
         self.readiness.set(Phase::Draining);
-        self.gateway.stop.cancel();
-        // The gateway answers what is on its connections already; only then may the executor refuse.
-        self.gateway.ended().await;
+        if let Some(part) = &self.part {
+            part.drain();
+        }
+        if let Some(gateway) = &mut self.gateway {
+            gateway.stop.cancel();
+            // The gateway answers what is on its connections already; only then may the executor refuse.
+            gateway.ended().await;
+        }
         let drained = self.executor.drain(self.grace).await;
+        if let (Some(part), true) = (&self.part, drained) {
+            // Their answers leave this node before it does.
+            let _cut_off = tokio::time::timeout(GOODBYE, part.idle()).await;
+        }
         self.admin.stop.cancel();
         self.admin.ended().await;
         self.stop.cancel();
+        let goodbye = async { while self.tasks.join_next().await.is_some() {} };
+        // NATS may be away.
+        let _cut_off = tokio::time::timeout(if self.part.is_some() { GOODBYE } else { Duration::ZERO }, goodbye).await;
         self.tasks.shutdown().await;
         drained
+    }
+}
+
+/// Waits for a gateway that ends by itself; for ever if there is none.
+async fn broken(gateway: &mut Option<Stoppable>) -> Option<Result<(), tokio::task::JoinError>> {
+    match gateway {
+        Some(gateway) => gateway.tasks.join_next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -198,7 +338,7 @@ impl Stoppable {
 }
 
 /// The admin API calls functions through the gateway's caller: same limits, ids and answers.
-struct ByName(Caller<Arc<Executor>>);
+struct ByName(Caller<Arc<Dispatch<Executor>>>);
 
 impl InvokeByName for ByName {
     fn call(&self, name: FunctionName, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, CallError>> {
@@ -208,7 +348,7 @@ impl InvokeByName for ByName {
 
 /// Serves `listener` from the moment that `open` is cancelled until `stop` is.
 async fn serve(
-    gateway: Gateway<Arc<Executor>>,
+    gateway: Gateway<Arc<Dispatch<Executor>>>,
     listener: TcpListener,
     open: Option<CancellationToken>,
     stop: CancellationToken,
@@ -229,10 +369,10 @@ async fn listen(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener
     })
 }
 
-fn runtime_config(config: &NodeConfig, admin: SocketAddr) -> RuntimeConfig {
+fn runtime_config(config: &NodeConfig, forbidden: Vec<SocketAddr>) -> RuntimeConfig {
     let mut runtime = RuntimeConfig::new(&config.code);
     runtime.slots = config.slots.unwrap_or(runtime.slots);
-    runtime.forbidden_egress = vec![admin];
+    runtime.forbidden_egress = forbidden;
     if let Some(program) = this_program() {
         runtime.compiler =
             Compiler::Process { program, args: vec!["__compile".into()], limits: CompileLimits::default() };

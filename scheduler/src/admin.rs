@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{catalog::Catalog, deploy::Deployer, log_hub::LogHub, store::ArtifactStore};
+use crate::{
+    catalog::Catalog, control::Control, deploy::Deployer, log_hub::LogHub, log_share::Lines, store::ArtifactStore,
+};
 
 mod artifacts;
 mod extract;
@@ -29,6 +31,7 @@ mod guard;
 mod invoke;
 mod logs;
 mod node;
+mod nodes;
 mod problem;
 mod schema;
 mod serve;
@@ -66,12 +69,18 @@ pub struct Admin {
     pub deployer: Arc<Deployer>,
     /// Where uploads go.
     pub artifacts: Arc<dyn ArtifactStore>,
-    /// What functions print.
+    /// What functions print here.
     pub logs: Arc<LogHub>,
+    /// What functions print, on all nodes.
+    pub lines: Arc<dyn Lines>,
     /// Runs functions by name.
     pub invoke: Arc<dyn InvokeByName>,
     /// How busy this node is.
     pub load: Arc<dyn Fn() -> Load + Send + Sync>,
+    /// The cluster.
+    pub control: Arc<dyn Control>,
+    /// Whether this node only runs functions: then nothing can be changed through it.
+    pub looks_only: bool,
     /// Ends [`serve`] and the streams it serves.
     pub stop: CancellationToken,
 }
@@ -150,6 +159,12 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .routes(routes!(functions::show, functions::remove))
         .routes(routes!(functions::deploy))
         .routes(routes!(logs::logs))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::forget))
+        .routes(routes!(nodes::drain, nodes::undrain))
+        .routes(routes!(nodes::set_slots))
+        .routes(routes!(nodes::why))
+        .routes(routes!(nodes::doctor))
         .split_for_parts();
     description.info.version.clone_from(&admin.version);
     // Taken out of axum's reach for methods that OpenAPI cannot name.

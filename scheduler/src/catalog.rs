@@ -51,6 +51,10 @@ impl Catalog {
         Ok(Self { store, published: watch::Sender::new(Arc::new(snapshot)) })
     }
 
+    pub(crate) fn store(&self) -> &dyn CatalogStore {
+        &*self.store
+    }
+
     /// What serves now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.published.borrow().clone()

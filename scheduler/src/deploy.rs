@@ -1,7 +1,7 @@
 //! Deploys: from an uploaded artifact and settings to a revision that serves.
 //!
 //! Called by [`crate::admin`]. The order is check → prepare → write the revision → compare-and-set the deployment, so traffic
-//! moves only to a revision that is ready here, and a deploy that fails or is cut off anywhere leaves the old one serving.
+//! moves only to a revision that some node has ready, and a deploy that fails or is cut off anywhere leaves the old one serving.
 //! The same bytes with the same settings change nothing. A caller that leaves ends its deploy at the next step; what was
 //! committed by then holds and is published. Bounds: 4 deploys run (each may hold one component in memory) and
 //! 256 more wait; the rest is refused at once.
@@ -20,12 +20,15 @@ use crate::{
     store::ArtifactStore,
 };
 
+mod claims;
 mod error;
 mod messages;
+mod nodes;
 mod sweep;
 
 pub use error::DeployError;
 pub use messages::{DeployRequest, DeployResult, NodeReady};
+pub use nodes::{Alone, MakeReady, Readied};
 pub use sweep::{SPARED, Swept};
 
 /// Deploys that run at once: compiling is bounded elsewhere, this bounds the components held in memory.
@@ -39,7 +42,7 @@ const SERVED: Duration = Duration::from_secs(2);
 
 /// Deploys and removes functions.
 pub struct Deployer {
-    node: String,
+    nodes: Arc<dyn MakeReady>,
     catalog: Arc<Catalog>,
     artifacts: Arc<dyn ArtifactStore>,
     prepare: Arc<dyn Prepare>,
@@ -53,15 +56,15 @@ pub struct Deployer {
 }
 
 impl Deployer {
-    /// Deploys to `catalog` from `artifacts`; `node` is this node's name, `prepare` makes components ready on it.
+    /// Deploys to `catalog` from `artifacts`; `nodes` makes components ready where they will run, `prepare` checks them here.
     pub fn new(
-        node: impl Into<String>,
+        nodes: Arc<dyn MakeReady>,
         catalog: Arc<Catalog>,
         artifacts: Arc<dyn ArtifactStore>,
         prepare: Arc<dyn Prepare>,
     ) -> Self {
         Self {
-            node: node.into(),
+            nodes,
             catalog,
             artifacts,
             prepare,
@@ -92,7 +95,7 @@ impl Deployer {
         let _turn = turn(&self.turns).await;
         self.check_expected(&request).await?;
         let revision = Arc::new(self.revision(&request).await?);
-        self.prepare.prepare(revision.clone()).await.map_err(DeployError::Refused)?;
+        let nodes = nodes::ready_somewhere(&*self.nodes, &revision).await?;
         let (version, changed) = self.switch(&revision, request.expected).await?;
         if changed {
             self.until_served(&revision.function, version).await;
@@ -105,7 +108,7 @@ impl Deployer {
             changed,
             version,
             routes: revision.settings.http.iter().map(show_route).collect(),
-            nodes: vec![NodeReady { node: self.node.clone(), ready: true }],
+            nodes,
         })
     }
 
@@ -117,6 +120,7 @@ impl Deployer {
         let _switch = turn(&self.switching).await;
         let (entry, version) = self.catalog.entry(name).await?.ok_or_else(|| DeployError::NoFunction(name.clone()))?;
         self.catalog.remove(name, version).await?;
+        claims::release(&self.catalog, name).await?;
         for id in &entry.deployment.revisions {
             self.catalog.forget(name, id).await?;
         }
@@ -178,7 +182,7 @@ impl Deployer {
             {
                 return Ok((version, false));
             }
-            check_routes(&self.catalog.snapshot(), name, &revision.settings.http)?;
+            claims::claim(&self.catalog, revision).await?;
             self.catalog.keep(revision).await?;
             let (entry, dropped) = serve_only(before.map(|(entry, _)| entry), revision);
             match self.catalog.switch(&entry, version).await {

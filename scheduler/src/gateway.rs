@@ -69,7 +69,7 @@ impl<I: Invoke> Gateway<I> {
             () = accept::run(&listener, &shared, &mut connections) => {}
         }
         // From here on the kernel refuses new connections instead of queueing them for nobody.
-        drop(listener);
+        accept::last(listener, &shared, &mut connections);
         shared.stopping.store(true, Ordering::Relaxed);
         shared.stop.cancel();
         let finished = async { while connections.join_next().await.is_some() {} };

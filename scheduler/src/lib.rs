@@ -7,11 +7,15 @@
 pub mod admin;
 pub mod balancer;
 pub mod catalog;
+pub mod control;
 pub mod deploy;
+pub mod dispatch;
 pub mod gateway;
 pub mod log_hub;
+pub mod log_share;
 pub mod membership;
 pub mod nats;
+pub mod prefetch;
 pub mod remote;
 pub mod router;
 pub mod routes;

@@ -185,9 +185,34 @@ fn shown(trigger: &HttpTrigger) -> String {
 /// # Errors
 /// The first route that cannot be, with the function that has it already.
 pub fn check_routes(snapshot: &Snapshot, name: &FunctionName, triggers: &[HttpTrigger]) -> Result<(), RouteError> {
+    let others = snapshot.functions.iter();
+    check_against(
+        name,
+        triggers,
+        others.flat_map(|(other, deployed)| self::triggers(deployed).map(move |t| (other, t))),
+    )
+}
+
+/// Checks that `name` may have `triggers` beside what `other` is about to have.
+///
+/// # Errors
+/// As [`check_routes`].
+pub(crate) fn check_claim(
+    name: &FunctionName,
+    triggers: &[HttpTrigger],
+    other: &FunctionName,
+    claimed: &[HttpTrigger],
+) -> Result<(), RouteError> {
+    check_against(name, triggers, claimed.iter().map(|trigger| (other, trigger)))
+}
+
+fn check_against<'a>(
+    name: &FunctionName,
+    triggers: &[HttpTrigger],
+    taken: impl Iterator<Item = (&'a FunctionName, &'a HttpTrigger)>,
+) -> Result<(), RouteError> {
     let routes = triggers.iter().map(|trigger| Ok((parse(name, trigger)?, trigger))).collect::<Result<Vec<_>, _>>()?;
-    let others = snapshot.functions.iter().filter(|(other, _)| *other != name);
-    for (other, theirs) in others.flat_map(|(other, deployed)| self::triggers(deployed).map(move |t| (other, t))) {
+    for (other, theirs) in taken.filter(|(other, _)| *other != name) {
         let Ok(taken) = parse(other, theirs) else { continue };
         if let Some((_, mine)) = routes.iter().find(|(route, _)| route.collides(&taken)) {
             return Err(conflict(name, mine, other, theirs));

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use dunlin_api::{ByteSize, FunctionName, HttpTrigger, Settings};
-use dunlin_scheduler::deploy::DeployResult;
+use dunlin_scheduler::deploy::{DeployResult, NodeReady};
 use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
@@ -77,6 +77,8 @@ struct Deployed<'a> {
     urls: Vec<String>,
     ready: usize,
     nodes: usize,
+    /// The nodes that should run it and are not ready, with the reason.
+    unready: Vec<&'a NodeReady>,
     version: u64,
 }
 
@@ -174,6 +176,10 @@ fn report(done: &[(&Order, DeployResult)], base: &str, out: &Output) -> anyhow::
     }
     for (order, result) in done {
         out.data(line(order, result, base, out))?;
+        for node in unready(result) {
+            let reason = node.reason.as_deref().unwrap_or("it did not say why");
+            out.note(format_args!("{}: not ready on {}: {reason}", order.name, node.node));
+        }
     }
     if let Some((order, _)) = done.first() {
         let curl = order.settings.http.first().map(|trigger| format!("{}  or  ", urls::curl(base, trigger)));
@@ -193,6 +199,7 @@ fn describe<'a>(order: &'a Order, result: &'a DeployResult, base: &str) -> Deplo
         urls: urls::urls(base, &order.settings),
         ready: ready(result),
         nodes: result.nodes.len(),
+        unready: unready(result).collect(),
         version: result.version,
     }
 }
@@ -205,6 +212,10 @@ fn line(order: &Order, result: &DeployResult, base: &str, out: &Output) -> Strin
     let urls = urls::urls(base, &order.settings).join(" ");
     let name = out.paint(Style::Name, order.name.as_str());
     format!("{name}  {}  {urls}  {}", result.revision, out.paint(Style::Good, &state))
+}
+
+fn unready(result: &DeployResult) -> impl Iterator<Item = &NodeReady> {
+    result.nodes.iter().filter(|node| !node.ready)
 }
 
 fn ready(result: &DeployResult) -> usize {

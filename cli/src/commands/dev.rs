@@ -71,6 +71,7 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         token: None,
         grace: GRACE,
         timing: true,
+        cluster: None,
         open: None,
     };
     let mut node = listen(config, args.http.is_some()).await?.start().await?;

@@ -1,4 +1,4 @@
-//! `dunlin node`: a node that stands alone, until it is told to stop.
+//! `dunlin node`: a node that stands alone or joins a cluster, until it is told to stop.
 
 use anyhow::Context as _;
 use dunlin_scheduler::admin::Token;
@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    cluster_args::{ClusterArgs, ClusterConfig},
     config,
     exit::{Exit, Failure},
     node::{Bound, Node, NodeConfig},
@@ -21,6 +22,7 @@ Examples:
   dunlin node                                          on this machine only
   dunlin node --http 0.0.0.0:80 --data /var/lib/dunlin functions for everyone, the admin API for this machine
   dunlin node --admin 0.0.0.0:8081 --token-file token  the admin API for whoever has the token
+  dunlin node --nats nats://10.0.0.1 --name n1         a member of the cluster on that NATS
 
 Stops on SIGINT or SIGTERM: it refuses new invocations and lets running ones finish until the grace ends. A second signal
 ends it at once.";
@@ -52,15 +54,16 @@ pub(crate) struct Args {
     /// How long running invocations may go on when the node stops
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     grace: Duration,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 impl Args {
     fn resolve(self) -> anyhow::Result<NodeConfig> {
+        let cluster = self.cluster.resolve()?;
         let data = match self.data {
             Some(data) => data,
-            None => config::xdg("XDG_DATA_HOME", ".local/share").ok_or_else(|| {
-                Failure::new(Exit::Usage, "there is no home directory for the data").hint("give --data DIR")
-            })?,
+            None => default_data(cluster.as_ref())?,
         };
         let token = token(self.token, self.token_file.as_deref())?;
         if token.is_none() && !self.admin.ip().is_loopback() {
@@ -78,9 +81,20 @@ impl Args {
             token,
             grace: self.grace,
             timing: false,
+            cluster,
             open: None,
         })
     }
+}
+
+/// Members of clusters on one machine keep their compiled code apart, so that they can run side by side.
+fn default_data(cluster: Option<&ClusterConfig>) -> anyhow::Result<PathBuf> {
+    let none = || Failure::new(Exit::Usage, "there is no home directory for the data").hint("give --data DIR");
+    let data = config::xdg("XDG_DATA_HOME", ".local/share").ok_or_else(none)?;
+    Ok(match cluster {
+        Some(cluster) => data.join("nodes").join(cluster.nats.cluster.as_str()).join(cluster.nats.node.as_str()),
+        None => data,
+    })
 }
 
 fn token(text: Option<String>, file: Option<&Path>) -> anyhow::Result<Option<Token>> {
@@ -100,7 +114,9 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
     let data = config.data.clone();
     let bound = Bound::listen(config).await?;
-    out.note(format_args!("http     http://{}/", bound.http_addr));
+    if let Some(http) = bound.http_addr {
+        out.note(format_args!("http     http://{http}/"));
+    }
     out.note(format_args!("admin    http://{}/", bound.admin_addr));
     let node = bound.start().await.with_context(|| format!("the node in {} cannot start", data.display()))?;
     let ready_ms = started.elapsed().as_millis();
@@ -109,7 +125,7 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     if out.is_json() {
         let (http, admin) = (node.http_addr, node.admin_addr);
         out.json(
-            &serde_json::json!({ "http": http, "admin": admin, "functions": node.functions, "ready_ms": ready_ms }),
+            &serde_json::json!({ "node": node.name, "http": http, "admin": admin, "functions": node.functions, "ready_ms": ready_ms }),
         )?;
     }
     serve(node, &mut stop, out).await

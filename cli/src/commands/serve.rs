@@ -81,6 +81,7 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         token: None,
         grace: GRACE,
         timing: false,
+        cluster: None,
         open: Some(open.clone()),
     };
     let mut node = Bound::listen(config).await?.start().await?;

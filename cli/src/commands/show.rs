@@ -58,6 +58,7 @@ fn describe(details: &Details, serving: &Revision, urls: &[String], out: &Output
     settings.env.iter().for_each(|(key, value)| line("env", &format!("{key}={value}")));
     line("egress", &settings.egress.join(" "));
     line("kv", &settings.kv.join(" "));
+    line("place", &settings.place.to_string());
     text + &revisions(details, out)
 }
 

@@ -38,8 +38,19 @@ fn json_has_the_documented_shape() {
     let node = Node::start(&data);
     let deployed = json(&node.admin, &["deploy", &fixture("hello")]);
     let function = &deployed["functions"][0];
-    let wanted =
-        ["artifact", "changed", "name", "nodes", "ready", "revision", "routes", "size_bytes", "urls", "version"];
+    let wanted = [
+        "artifact",
+        "changed",
+        "name",
+        "nodes",
+        "ready",
+        "revision",
+        "routes",
+        "size_bytes",
+        "unready",
+        "urls",
+        "version",
+    ];
     assert_eq!(keys(function), wanted);
     assert_eq!((&function["name"], &function["changed"]), (&"hello".into(), &true.into()));
 

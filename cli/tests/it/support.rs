@@ -97,6 +97,15 @@ impl Running {
         until(&self.stdout, part)
     }
 
+    /// What it wrote to its stderr since that was read last.
+    pub(crate) fn said(&self) -> String {
+        self.stderr.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

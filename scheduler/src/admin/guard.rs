@@ -103,9 +103,21 @@ fn check(admin: &Shared, request: &Request) -> Answer<()> {
     check_browser(request.headers())?;
     let open = matches!(request.uri().path(), "/healthz" | "/readyz");
     match &admin.token {
-        Some(token) if !open => check_token(admin, token, request),
-        _ => Ok(()),
+        Some(token) if !open => check_token(admin, token, request)?,
+        _ => {}
     }
+    check_change(admin, request)
+}
+
+/// A node that only runs functions may be let into NATS with few permissions: deploys and the like go through a gateway.
+fn check_change(admin: &Shared, request: &Request) -> Answer<()> {
+    let path = request.uri().path();
+    let invokes = path.strip_prefix("/v1/functions/").and_then(|rest| rest.split('/').nth(1)) == Some("invoke");
+    if admin.looks_only && !request.method().is_safe() && !invokes {
+        let detail = format!("`{}` only runs functions: ask a node with a gateway", admin.node);
+        return Err(Failure::new(StatusCode::FORBIDDEN, "worker-only", detail));
+    }
+    Ok(())
 }
 
 fn check_host(hosts: &[String], uri: &Uri, headers: &HeaderMap) -> Answer<()> {

@@ -5,7 +5,7 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use dunlin_api::{Body, FunctionName, RevisionId, Timing};
+use dunlin_api::{Body, FunctionName, RanOn, RevisionId, Timing};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use http_body::Body as _;
 use std::time::Duration;
@@ -70,11 +70,12 @@ fn seen_by_guest(uri: &Uri) -> Answer<Uri> {
 fn shown(admin: &Admin, mut response: http::Response<Body>) -> Response {
     let revision = response.extensions_mut().remove::<RevisionId>();
     let timing = response.extensions_mut().remove::<Timing>();
+    let ran_on = response.extensions_mut().remove::<RanOn>();
     let headers = response.headers_mut();
     if let Some(value) = revision.and_then(|id| HeaderValue::from_str(id.as_str()).ok()) {
         headers.insert(REVISION, value);
     }
-    if let Ok(value) = HeaderValue::from_str(&admin.node) {
+    if let Ok(value) = HeaderValue::from_str(ran_on.as_ref().map_or(&*admin.node, |RanOn(node)| node.as_str())) {
         headers.insert(NODE, value);
     }
     if let Some(timing) = timing {

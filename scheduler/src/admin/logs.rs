@@ -3,7 +3,7 @@
 use axum::{body::Body, extract::State, response::IntoResponse};
 use bytes::Bytes;
 use dunlin_api::{FunctionName, LogLine};
-use futures::{Stream, StreamExt, future, stream};
+use futures::{Stream, StreamExt, future};
 use http::{StatusCode, header};
 use serde::Deserialize;
 use std::convert::Infallible;
@@ -15,7 +15,7 @@ use super::{
     problem::{Answer, Failure},
     schema::{self, Problem},
 };
-use crate::deploy::DeployError;
+use crate::{deploy::DeployError, log_share::Wanted};
 
 /// Lines before the first that is followed, unless the caller says otherwise.
 const TAIL: usize = 100;
@@ -53,15 +53,10 @@ pub(super) async fn logs(State(admin): State<Shared>, which: Params<Which>) -> A
     {
         return Err(DeployError::NoFunction(name.clone()).into());
     }
-    let lines = if follow {
-        let lines = admin
-            .logs
-            .follow(function, tail)
-            .map_err(|error| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-followers", error.to_string()))?;
-        lines.take_until(admin.stop.clone().cancelled_owned()).boxed()
-    } else {
-        stream::iter(admin.logs.tail(function.as_ref(), tail)).boxed()
-    };
+    let lines = admin.lines.lines(Wanted { function, tail, follow }).await;
+    let lines = lines
+        .map_err(|error| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-followers", error.to_string()))?;
+    let lines = lines.take_until(admin.stop.clone().cancelled_owned());
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(documents(lines))))
 }
 

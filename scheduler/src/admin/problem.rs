@@ -52,7 +52,8 @@ impl From<DeployError> for Failure {
         // Inside of the store stays in the log.
         let detail = if let DeployError::Store(StoreError::Unavailable(_)) = &error {
             tracing::error!(%error, "a request failed in the store");
-            "the store of this node failed: its log says why".to_owned()
+            "the store failed: the log of this node says why, and in a cluster `dunlin doctor` whether NATS does"
+                .to_owned()
         } else {
             error.to_string()
         };

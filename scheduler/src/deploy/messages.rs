@@ -42,4 +42,7 @@ pub struct NodeReady {
     pub node: String,
     /// Whether it can run the revision at once.
     pub ready: bool,
+    /// Why it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }

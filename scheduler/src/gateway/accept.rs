@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::{JoinError, JoinSet},
 };
@@ -59,6 +59,20 @@ pub(super) async fn run<I: Invoke>(listener: &TcpListener, shared: &Arc<Shared<I
                 failing = true;
                 tokio::time::sleep(PAUSE).await;
             }
+        }
+    }
+}
+
+/// Takes what the kernel has connected already and ends `listener`: to close it would reset those connections, although
+/// their requests may be here. The kernel's queue bounds them.
+pub(super) fn last<I: Invoke>(listener: TcpListener, shared: &Arc<Shared<I>>, connections: &mut JoinSet<()>) {
+    // Not tokio's `accept`: it sees a connection only when its own loop has.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, _)) = listener.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            let _ = stream.set_nodelay(true);
+            connections.spawn(connection::serve(shared.clone(), stream));
         }
     }
 }

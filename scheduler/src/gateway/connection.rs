@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     convert::Infallible,
     future::poll_fn,
+    mem,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
@@ -39,6 +40,9 @@ const LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\nconte
 /// the answer before the kernel tells it that its bytes were refused (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;
+
+/// A client that just connected may be about to send; it cannot know whether a request that met a reset ran.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// Makes hyper's connections from one configuration.
 #[derive(Clone)]
@@ -87,7 +91,7 @@ pub(super) async fn serve<I: Invoke>(shared: Arc<Shared<I>>, stream: TcpStream) 
     let mut socket = Socket::new(stream, pulse.clone());
     let sniffed = tokio::select! {
         sniffed = tokio::time::timeout(shared.config.head_timeout, socket.speaks_http2()) => sniffed,
-        () = shared.stop.cancelled() => return,
+        () = stopped_before(&shared) => return,
     };
     let Ok(Ok(is_http2)) = sniffed else { return };
     let watch = Watch::new(pulse.clone(), is_http2, accepted);
@@ -116,6 +120,12 @@ pub(super) async fn serve<I: Invoke>(shared: Arc<Shared<I>>, stream: TcpStream) 
     }
 }
 
+/// When a connection without a request is given up because the gateway stops: what its client sent may be on its way.
+async fn stopped_before<I>(shared: &Shared<I>) {
+    shared.stop.cancelled().await;
+    tokio::time::sleep(FRESH).await;
+}
+
 /// How a connection ended.
 enum End {
     /// By HTTP, by its service, or by an error of the socket.
@@ -131,19 +141,23 @@ where
 {
     let config = &shared.config;
     let mut timer = pin!(tokio::time::sleep(config.head_timeout));
-    let (mut armed, mut ending) = (false, false);
+    let (mut armed, mut ending, mut begun) = (false, false, false);
     let mut stop = pin!(shared.stop.cancelled());
     // Registers this task once; afterwards a flag is cheaper than the token's lock.
     let mut stopping = poll_fn(|cx| Poll::Ready(stop.as_mut().poll(cx).is_ready())).await;
     poll_fn(|cx| {
         loop {
             stopping |= shared.stopping.load(Relaxed);
-            if stopping && !ending {
+            if stopping && !ending && begun {
                 ending = true;
                 finish(Pin::new(&mut connection));
             }
             if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(End::Closed(result));
+            }
+            // Only now has hyper seen the request that may be there: told to finish before, it closes.
+            if !mem::replace(&mut begun, true) && stopping {
+                continue;
             }
             let (phase, Some(until)) = watch.observe(config, Instant::now) else { return Poll::Pending };
             if !armed || until < timer.deadline() {

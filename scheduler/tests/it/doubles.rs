@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use dunlin_api::{
-    Body, BoxFuture, Digest, FunctionName, HttpTrigger, InvocationId, InvokeError, Load, Prepare, Refusal, Revision,
-    Settings, Timing, World,
+    Body, BoxFuture, Digest, FunctionName, HttpTrigger, InvocationId, InvokeError, Load, NodeName, Prepare, Refusal,
+    Revision, Settings, Timing, World,
 };
 use dunlin_scheduler::{
     admin::{Admin, CallError, Failures, InvokeByName, Phase, Readiness},
     catalog::Catalog,
-    deploy::{DeployRequest, DeployResult, Deployer},
+    control::{Control, ControlError, Finding, NodeStatus, Why},
+    deploy::{Alone, DeployRequest, DeployResult, Deployer},
     log_hub::LogHub,
     store::{ArtifactStore, CatalogStore, embedded::Embedded},
 };
@@ -96,6 +97,35 @@ impl InvokeByName for Mirror {
     }
 }
 
+/// One node without others.
+struct NoCluster;
+
+impl Control for NoCluster {
+    fn nodes(&self) -> Vec<NodeStatus> {
+        vec![NodeStatus::alone("here".parse().unwrap())]
+    }
+
+    fn drain<'a>(&'a self, _: &'a NodeName, _: bool) -> BoxFuture<'a, Result<(), ControlError>> {
+        Box::pin(async { Err(ControlError::Alone) })
+    }
+
+    fn set_slots<'a>(&'a self, _: &'a NodeName, _: Option<u32>) -> BoxFuture<'a, Result<(), ControlError>> {
+        Box::pin(async { Err(ControlError::Alone) })
+    }
+
+    fn forget<'a>(&'a self, _: &'a NodeName) -> BoxFuture<'a, Result<(), ControlError>> {
+        Box::pin(async { Err(ControlError::Alone) })
+    }
+
+    fn why(&self, _: &FunctionName) -> Option<Why> {
+        None
+    }
+
+    fn diagnose(&self) -> BoxFuture<'_, Vec<Finding>> {
+        Box::pin(async { Vec::new() })
+    }
+}
+
 /// Everything but the runtime and the gateway, over the embedded store.
 pub(crate) struct Scheduler {
     pub(crate) catalog: Arc<Catalog>,
@@ -110,7 +140,8 @@ impl Scheduler {
         let stores = Embedded::open(dir).unwrap();
         let workshop = Arc::new(Workshop::default());
         let catalog = Arc::new(Catalog::open(stores.catalog()).await.unwrap());
-        let deployer = Arc::new(Deployer::new("here", catalog.clone(), stores.artifacts(), workshop.clone()));
+        let nodes = Arc::new(Alone { node: "here".into(), prepare: workshop.clone() });
+        let deployer = Arc::new(Deployer::new(nodes, catalog.clone(), stores.artifacts(), workshop.clone()));
         Self { catalog, artifacts: stores.artifacts(), store: stores.catalog(), workshop, deployer }
     }
 
@@ -137,6 +168,7 @@ impl Scheduler {
     pub(crate) fn admin(&self) -> Admin {
         let readiness = Readiness::default();
         readiness.set(Phase::Ready);
+        let logs = Arc::new(LogHub::default());
         Admin {
             node: "here".into(),
             version: "1.2.3".into(),
@@ -150,9 +182,12 @@ impl Scheduler {
             catalog: self.catalog.clone(),
             deployer: self.deployer.clone(),
             artifacts: self.artifacts.clone(),
-            logs: Arc::new(LogHub::default()),
+            logs: logs.clone(),
+            lines: logs,
             invoke: Arc::new(Mirror(self.catalog.clone())),
             load: Arc::new(|| Load { in_flight: 1, slots: 8 }),
+            control: Arc::new(NoCluster),
+            looks_only: false,
             stop: CancellationToken::new(),
         }
     }

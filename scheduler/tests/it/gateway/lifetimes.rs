@@ -128,6 +128,20 @@ async fn a_stop_closes_what_is_idle_and_finishes_what_is_in_flight() {
 }
 
 #[tokio::test]
+async fn a_request_that_waits_to_be_accepted_when_the_gateway_stops_is_answered() {
+    let mut front = Front::start(Config { connections: 1, ..Config::default() }, hello).await;
+    let mut first = front.connect().await;
+    first.write(GET).await;
+    first.until("hello").await;
+    let (mut second, mut late) = (front.connect().await, front.connect().await);
+    second.write(GET).await;
+    front.stop.cancel();
+    late.write(GET).await;
+    assert!(second.rest().await.ends_with("hello") && late.rest().await.ends_with("hello"));
+    front.ended().await;
+}
+
+#[tokio::test]
 async fn what_outlives_the_grace_is_cut() {
     let ((held, gone), begun) = (guard(), Arc::new(Notify::new()));
     let notify = begun.clone();
