@@ -9,7 +9,7 @@ use dunlin_scheduler::{
     balancer::{Balancer, BalancerConfig, RetryBudget},
     catalog::Catalog,
     control::{Clustered, doctor::Doctor},
-    dispatch::{Dispatch, Peers, follow_members},
+    dispatch::{Dispatch, Peers, follow_members, suspect_gone},
     log_hub::LogHub,
     log_share::{ClusterLogs, LogShare},
     membership::{Ended, Membership, MembershipConfig, NodeInfo, Status},
@@ -160,6 +160,10 @@ impl Link {
             wires.0.iter().for_each(|remotes| remotes.lost(node));
             wires.1.iter().for_each(|server| server.lost(node));
         };
+        if let Some(remotes) = &remotes {
+            let looking = suspect_gone(membership.clone(), remotes.clone());
+            tasks.spawn(until_stopped(stop.clone(), "looking for lost nodes", looking));
+        }
         tasks.spawn(until_stopped(
             stop.clone(),
             "the view of the cluster",

@@ -31,7 +31,7 @@ mod journey;
 pub mod retry;
 
 pub use failures::{FAILURES, Failure, Failures};
-pub use follow::{follow_members, update};
+pub use follow::{follow_members, suspect_gone, update};
 use journey::Journey;
 
 /// Nodes that one call is offered to: the chosen one, three more after refusals. If none could be reached, once more.

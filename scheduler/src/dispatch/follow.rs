@@ -1,12 +1,16 @@
 //! Keeps what chooses and what sends true to the membership.
 
 use dunlin_api::NodeName;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     balancer::{Balancer, Candidate},
     membership::{Member, Members, Membership},
+    remote::Remotes,
 };
+
+/// A node that calls wait for and that said nothing for so long is asked for.
+const QUIET: Duration = Duration::from_millis(250);
 
 /// Tells `balancer` who is there, and calls `lost` for each process that is there no more, until the membership is gone.
 pub async fn follow_members(
@@ -28,6 +32,17 @@ pub async fn follow_members(
         known = live;
         if changes.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Looks for nodes that calls wait for and that are gone, until it is dropped. New calls avoid a node that does not answer,
+/// so that none of them may find out.
+pub async fn suspect_gone(membership: Arc<Membership>, remotes: Arc<Remotes>) {
+    loop {
+        tokio::time::sleep(QUIET).await;
+        for node in remotes.gone().await {
+            membership.suspect(&node);
         }
     }
 }

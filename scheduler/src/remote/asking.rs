@@ -4,6 +4,7 @@
 //! limit or when the node is lost, whichever comes first.
 
 use dunlin_api::{InvocationId, NodeName, Refusal, Revision};
+use futures::future::join_all;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -15,6 +16,8 @@ use super::{
     link::publish,
 };
 
+/// NATS says within a millisecond that nobody listens.
+const GONE: Duration = Duration::from_millis(200);
 /// Places beyond those of calls: a gateway that is full still learns who is there.
 const ASKS: u32 = 1_024;
 
@@ -53,6 +56,22 @@ impl Remotes {
             }
         });
         answered.await.ok().flatten().map(|pong| Pong { boot: pong.boot, load: pong.load })
+    }
+
+    /// Nodes that calls wait for, that were quiet since this was last asked, and of which NATS says that nobody listens
+    /// there: the process is gone, or its connection is.
+    pub async fn gone(&self) -> Vec<NodeName> {
+        let quiet: Vec<_> = self.peers.iter().filter(|peer| peer.is_quiet()).map(|peer| peer.name.clone()).collect();
+        let asked = quiet.into_iter().map(|node| async { self.is_gone(&node).await.then_some(node) });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    async fn is_gone(&self, node: &NodeName) -> bool {
+        let asked = timeout(GONE, async {
+            let slot = self.ask(node, &Ping).await?;
+            Some(slot.call.event().await)
+        });
+        matches!(asked.await, Ok(Some(Event::Reply(Reply::NoResponders))))
     }
 
     /// Sends a frame to the control subject of `node`, to be answered.

@@ -24,6 +24,7 @@ use super::{
     link::{Outbox, lock},
     valve::Valve,
 };
+use crate::subjects::Subjects;
 
 /// Longer than NATS keeps a message under way on a connection that stands.
 const REST: Duration = Duration::from_secs(10);
@@ -35,8 +36,33 @@ pub(super) struct Peer {
     pub(super) control: Subject,
     pub(super) upload: Subject,
     pub(super) in_flight: AtomicU32,
+    /// Frames that came from it.
+    heard: AtomicU32,
+    /// What that was when it was last looked at.
+    looked: AtomicU32,
     /// Whether a frame of it could not be read, which is said once.
     pub(super) warned: AtomicBool,
+}
+
+impl Peer {
+    pub(super) fn new(name: &NodeName, subjects: &Subjects) -> Self {
+        Self {
+            name: name.clone(),
+            invoke: subjects.invoke(name).into(),
+            control: subjects.control(name).into(),
+            upload: subjects.upload(name).into(),
+            in_flight: AtomicU32::default(),
+            heard: AtomicU32::default(),
+            looked: AtomicU32::default(),
+            warned: AtomicBool::default(),
+        }
+    }
+
+    /// Whether calls wait for it and nothing came from it since this was last asked.
+    pub(super) fn is_quiet(&self) -> bool {
+        let heard = self.heard.load(Ordering::Relaxed);
+        self.looked.swap(heard, Ordering::Relaxed) == heard && self.in_flight.load(Ordering::Relaxed) > 0
+    }
 }
 
 /// One call, ping or preparation in flight.
@@ -126,6 +152,7 @@ impl Call {
     }
 
     fn frame(&self, frame: Frame) {
+        self.peer.heard.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&self.state);
         state.heard = Some(Instant::now());
         match frame.kind {
@@ -286,10 +313,18 @@ mod tests {
     use super::*;
 
     fn peer() -> Arc<Peer> {
-        let subject = || Subject::from("s");
-        let (in_flight, warned) = (AtomicU32::new(0), AtomicBool::new(false));
-        let name = "node".parse().unwrap();
-        Arc::new(Peer { name, invoke: subject(), control: subject(), upload: subject(), in_flight, warned })
+        Arc::new(Peer::new(&"node".parse().unwrap(), &Subjects::of(&"test".parse().unwrap())))
+    }
+
+    #[test]
+    fn a_peer_is_quiet_if_calls_wait_and_nothing_came_since() {
+        let peer = peer();
+        assert!(!peer.is_quiet());
+        peer.in_flight.store(1, Ordering::Relaxed);
+        assert!(peer.is_quiet());
+        peer.heard.fetch_add(1, Ordering::Relaxed);
+        assert!(!peer.is_quiet());
+        assert!(peer.is_quiet());
     }
 
     #[test]

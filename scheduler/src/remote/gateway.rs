@@ -11,10 +11,7 @@ use std::{
     borrow::Cow,
     mem,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::{
@@ -46,7 +43,7 @@ const WATCH: Duration = Duration::from_millis(250);
 pub struct Remotes {
     pub(super) nats: Nats,
     me: NodeName,
-    peers: DashMap<NodeName, Arc<Peer>>,
+    pub(super) peers: DashMap<NodeName, Arc<Peer>>,
     calls: Arc<Calls>,
     streams: Arc<Streams>,
     uploads: TaskTracker,
@@ -153,17 +150,7 @@ impl Remotes {
         if let Some(peer) = self.peers.get(node) {
             return peer.clone();
         }
-        let subjects = &self.nats.subjects;
-        let made = || {
-            Arc::new(Peer {
-                name: node.clone(),
-                invoke: subjects.invoke(node).into(),
-                control: subjects.control(node).into(),
-                upload: subjects.upload(node).into(),
-                in_flight: AtomicU32::new(0),
-                warned: AtomicBool::new(false),
-            })
-        };
+        let made = || Arc::new(Peer::new(node, &self.nats.subjects));
         self.peers.entry(node.clone()).or_insert_with(made).clone()
     }
 

@@ -77,6 +77,29 @@ async fn silence_ends_the_call_when_its_time_to_begin_is_over_and_cancels_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_gone_while_a_call_waits_for_it_is_found() {
+    let pair = Pair::of(|_| async { ok(Body::Empty) }).await;
+    let mut node = Raw::of(&pair, "raw").await;
+    let remotes = pair.remotes.clone();
+    let call = tokio::spawn(async move { remotes.invoke(&name("raw"), small(), 0).await });
+    node.next().await;
+    drop(node);
+    let found = async {
+        loop {
+            let gone = pair.remotes.gone().await;
+            if !gone.is_empty() {
+                return gone;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert_eq!(within(found).await, [name("raw")]);
+    pair.remotes.lost(&name("raw"));
+    assert_eq!(within(call).await.unwrap().unwrap_err().seen, Seen::Silent);
+    assert!(pair.remotes.gone().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_late_answer_does_not_meet_the_call_that_took_the_place() {
     let pair = Pair::of(|_| async { ok(Body::Empty) }).await;
     let mut node = Raw::of(&pair, "raw").await;
