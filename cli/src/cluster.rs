@@ -33,7 +33,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster_args::ClusterConfig;
+use crate::{
+    cluster_args::ClusterConfig,
+    node::{named, until_stopped},
+};
 
 /// Connected to NATS, not yet a member.
 pub(crate) struct Link {
@@ -43,6 +46,7 @@ pub(crate) struct Link {
 }
 
 /// Where this node is reached.
+#[derive(Clone, Copy)]
 pub(crate) struct Addresses {
     pub(crate) http: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
@@ -280,19 +284,4 @@ async fn member(membership: Arc<Membership>, stop: CancellationToken) -> &'stati
         Ended::Superseded => "another process took this node's name: its membership",
         Ended::Stopped => "the membership",
     }
-}
-
-/// For a task that has no end of its own.
-pub(crate) async fn until_stopped(
-    stop: CancellationToken,
-    name: &'static str,
-    task: impl Future<Output = ()>,
-) -> &'static str {
-    stop.run_until_cancelled(task).await;
-    name
-}
-
-async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
-    task.await;
-    name
 }

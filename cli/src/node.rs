@@ -25,7 +25,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::{Addresses, Link, Member, Part, until_stopped},
+    cluster::{Addresses, Link, Member, Part},
     cluster_args::ClusterConfig,
     exit::{Exit, Failure},
 };
@@ -132,10 +132,9 @@ impl Bound {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(named("the catalog", follow_catalog(catalog.clone(), stop.clone())));
-        let place = Place { name: &name, http: http_addr, admin: admin_addr };
+        let addresses = Addresses { http: http_addr, admin: admin_addr };
         let wired = match link {
             Some(link) => {
-                let addresses = Addresses { http: http_addr, admin: admin_addr };
                 Wired::among(
                     // On the heap, as it takes kilobytes.
                     Box::pin(link.join(
@@ -150,7 +149,7 @@ impl Bound {
             }
             None => {
                 tasks.spawn(named("warming", warm(executor.clone(), catalog.clone(), stop.clone())));
-                Wired::alone(&executor, &catalog, logs.clone(), &place)
+                Wired::alone(&name, &executor, &catalog, logs.clone(), addresses)
             }
         };
         let router = Arc::new(Router::new(wired.dispatch, snapshot));
@@ -233,13 +232,6 @@ impl Stores {
     }
 }
 
-/// A node's name and addresses.
-struct Place<'a> {
-    name: &'a NodeName,
-    http: Option<SocketAddr>,
-    admin: SocketAddr,
-}
-
 /// What differs between a node that stands alone and a member of a cluster.
 struct Wired {
     dispatch: Arc<Dispatch<Executor>>,
@@ -254,17 +246,23 @@ impl Wired {
         Self { dispatch, control: Arc::new(control), nodes, lines: Arc::new(lines), part: Some(part) }
     }
 
-    fn alone(executor: &Arc<Executor>, catalog: &Arc<Catalog>, logs: Arc<LogHub>, place: &Place<'_>) -> Self {
+    fn alone(
+        name: &NodeName,
+        executor: &Arc<Executor>,
+        catalog: &Arc<Catalog>,
+        logs: Arc<LogHub>,
+        addresses: Addresses,
+    ) -> Self {
         let dispatch = Arc::new(Dispatch::alone(executor.clone()));
         let status = NodeStatus {
             version: env!("CARGO_PKG_VERSION").into(),
-            http: place.http.map(|http| http.to_string()),
-            admin: Some(place.admin.to_string()),
-            ..NodeStatus::alone(place.name.clone())
+            http: addresses.http.map(|http| http.to_string()),
+            admin: Some(addresses.admin.to_string()),
+            ..NodeStatus::alone(name.clone())
         };
         let control =
             control::Alone { status, node: executor.clone(), catalog: catalog.clone(), dispatch: dispatch.clone() };
-        let nodes = deploy::Alone { node: place.name.to_string(), prepare: executor.clone() };
+        let nodes = deploy::Alone { node: name.to_string(), prepare: executor.clone() };
         Self { dispatch, control: Arc::new(control), nodes: Arc::new(nodes), lines: logs, part: None }
     }
 }
@@ -385,8 +383,19 @@ fn this_program() -> Option<PathBuf> {
     if cfg!(target_os = "linux") { Some("/proc/self/exe".into()) } else { std::env::current_exe().ok() }
 }
 
-async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+/// A task that says its name when it ends.
+pub(crate) async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
     task.await;
+    name
+}
+
+/// For a task that has no end of its own.
+pub(crate) async fn until_stopped(
+    stop: CancellationToken,
+    name: &'static str,
+    task: impl Future<Output = ()>,
+) -> &'static str {
+    stop.run_until_cancelled(task).await;
     name
 }
 

@@ -123,19 +123,25 @@ pub enum ControlError {
     Membership(#[from] MembershipError),
 }
 
-/// Looks at the cluster and changes it.
+/// Looks at the cluster and changes it. Without one there is nothing to change.
 pub trait Control: Send + Sync + 'static {
     /// Every node, in order of their names.
     fn nodes(&self) -> Vec<NodeStatus>;
 
     /// Asks for the drain of `node`, or ends it.
-    fn drain<'a>(&'a self, node: &'a NodeName, on: bool) -> BoxFuture<'a, Result<(), ControlError>>;
+    fn drain<'a>(&'a self, _node: &'a NodeName, _on: bool) -> BoxFuture<'a, Result<(), ControlError>> {
+        Box::pin(async { Err(ControlError::Alone) })
+    }
 
     /// Gives `node` another weight, or with none its own again.
-    fn set_slots<'a>(&'a self, node: &'a NodeName, slots: Option<u32>) -> BoxFuture<'a, Result<(), ControlError>>;
+    fn set_slots<'a>(&'a self, _node: &'a NodeName, _slots: Option<u32>) -> BoxFuture<'a, Result<(), ControlError>> {
+        Box::pin(async { Err(ControlError::Alone) })
+    }
 
     /// Forgets a node that is lost or has left.
-    fn forget<'a>(&'a self, node: &'a NodeName) -> BoxFuture<'a, Result<(), ControlError>>;
+    fn forget<'a>(&'a self, _node: &'a NodeName) -> BoxFuture<'a, Result<(), ControlError>> {
+        Box::pin(async { Err(ControlError::Alone) })
+    }
 
     /// Where `function` would run; none if it is not deployed.
     fn why(&self, function: &FunctionName) -> Option<Why>;
@@ -170,18 +176,6 @@ impl<N: LocalNode> Control for Alone<N> {
     fn nodes(&self) -> Vec<NodeStatus> {
         let Load { in_flight, slots } = self.node.load();
         vec![NodeStatus { in_flight, slots, ready: count(self.node.ready_count()), ..self.status.clone() }]
-    }
-
-    fn drain<'a>(&'a self, _: &'a NodeName, _: bool) -> BoxFuture<'a, Result<(), ControlError>> {
-        Box::pin(async { Err(ControlError::Alone) })
-    }
-
-    fn set_slots<'a>(&'a self, _: &'a NodeName, _: Option<u32>) -> BoxFuture<'a, Result<(), ControlError>> {
-        Box::pin(async { Err(ControlError::Alone) })
-    }
-
-    fn forget<'a>(&'a self, _: &'a NodeName) -> BoxFuture<'a, Result<(), ControlError>> {
-        Box::pin(async { Err(ControlError::Alone) })
     }
 
     fn why(&self, function: &FunctionName) -> Option<Why> {

@@ -247,7 +247,8 @@ pub(crate) fn show_route(trigger: &HttpTrigger) -> String {
     format!("{methods}{}{}", trigger.host.as_deref().unwrap_or(""), trigger.route)
 }
 
-fn now_ms() -> u64 {
+/// Now, in milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

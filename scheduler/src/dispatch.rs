@@ -104,14 +104,14 @@ impl<N: LocalNode> Dispatch<N> {
         revision: &Revision,
         now: Instant,
     ) -> (Result<NodeName, String>, Vec<Explanation>) {
-        let choice = match self.choose(peers, revision, &[], false) {
+        let key = RevisionKey::of(revision);
+        let choice = match self.choose(peers, (revision, key), &[], false) {
             Next::Here => Ok(peers.me.clone()),
             Next::There(node) => Ok(node),
             Next::Nowhere(why) => Err(why),
             Next::Away => Err(AWAY.into()),
         };
         let here = self.here(peers, revision);
-        let key = RevisionKey::of(revision);
         let ask = Ask { revision: key, placement: &revision.settings.place, tried: &[], here, last: false };
         (choice, peers.balancer.explain(&ask, now))
     }
@@ -122,7 +122,7 @@ impl<N: LocalNode> Dispatch<N> {
         fits.then(|| Here { load: self.node.load(), ready: self.node.is_ready(revision) })
     }
 
-    fn choose(&self, peers: &Peers, revision: &Revision, tried: &[NodeName], last: bool) -> Next {
+    fn choose(&self, peers: &Peers, (revision, key): (&Revision, RevisionKey), tried: &[NodeName], last: bool) -> Next {
         let here = if tried.contains(&peers.me) { None } else { self.here(peers, revision) };
         if peers.remotes.is_none() || !peers.nats.is_connected() {
             return match here {
@@ -131,7 +131,7 @@ impl<N: LocalNode> Dispatch<N> {
                 None => Next::Away,
             };
         }
-        let ask = Ask { revision: RevisionKey::of(revision), placement: &revision.settings.place, tried, here, last };
+        let ask = Ask { revision: key, placement: &revision.settings.place, tried, here, last };
         match peers.balancer.pick(&ask, &mut rand::rng(), Instant::now()) {
             Choice::Here => Next::Here,
             Choice::There(node) => Next::There(node),
@@ -160,9 +160,8 @@ impl Peers {
         let begun = Instant::now();
         let sent = self.balancer.sent(&self.me, revision, begun);
         let response = run.await?;
-        let waited = response.extensions().get::<Timing>().map_or(Duration::ZERO, |timing| timing.queue);
         let now = Instant::now();
-        sent.answered(None, (now - begun).saturating_sub(waited), now);
+        sent.answered(None, run_time(&response, now - begun), now);
         Ok(response)
     }
 }
@@ -171,19 +170,19 @@ impl<N: LocalNode> Invoke for Dispatch<N> {
     async fn invoke(&self, call: Invocation) -> Result<Response<Body>, InvokeError> {
         let Some(peers) = &self.peers else { return self.node.invoke(call).await };
         let key = RevisionKey::of(&call.revision);
-        let next = self.choose(peers, &call.revision, &[], false);
+        let next = self.choose(peers, (&call.revision, key), &[], false);
         let (call, next) = match next {
             Next::Here => match self.node.begin(call) {
                 Ok(run) => return peers.measured(key, run).await,
                 Err(declined) => {
                     let Declined { call, why } = *declined;
-                    return Box::pin(Journey::new(self, peers, &call).declined(call, why)).await;
+                    return Box::pin(Journey::new(self, peers, &call, key).declined(call, why)).await;
                 }
             },
             next => (call, next),
         };
         // Boxed, so that calls that run here do not carry the size of those that do not.
-        Box::pin(Journey::new(self, peers, &call).run(call, next)).await
+        Box::pin(Journey::new(self, peers, &call, key).run(call, next)).await
     }
 }
 
@@ -195,6 +194,11 @@ enum Next {
     Nowhere(String),
     /// Nowhere, until NATS is back.
     Away,
+}
+
+/// How long a call ran that took `whole`: without its wait for a slot.
+fn run_time(response: &Response<Body>, whole: Duration) -> Duration {
+    whole.saturating_sub(response.extensions().get::<Timing>().map_or(Duration::ZERO, |timing| timing.queue))
 }
 
 /// The load that a response's node reported with it.

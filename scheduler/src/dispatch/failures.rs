@@ -5,8 +5,9 @@ use serde::Serialize;
 use std::{
     collections::VecDeque,
     sync::{Mutex, PoisonError},
-    time::SystemTime,
 };
+
+use crate::deploy::now_ms;
 
 /// Failures that are remembered; the oldest go first.
 pub const FAILURES: usize = 256;
@@ -41,9 +42,8 @@ impl Failures {
         error: &InvokeError,
         tried_again: bool,
     ) {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let failure = Failure {
-            at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            at_ms: now_ms(),
             function: function.clone(),
             invocation,
             node: node.cloned(),

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use dunlin_api::{
     Body, BodyError, FunctionName, Invocation, InvocationId, InvokeError, LocalNode, NodeName, Revision, Started,
-    Timing,
 };
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
@@ -17,6 +16,7 @@ use std::{
 use super::{
     AWAY, Dispatch, Next, Peers, TRIES, reported,
     retry::{Facts, Verdict, idempotent, verdict},
+    run_time,
 };
 use crate::{
     balancer::{Failure, Refused, RevisionKey, Sent},
@@ -27,6 +27,7 @@ pub(super) struct Journey<'a, N> {
     dispatch: &'a Dispatch<N>,
     peers: &'a Peers,
     revision: Arc<Revision>,
+    key: RevisionKey,
     id: InvocationId,
     started: Started,
     idempotent: bool,
@@ -54,12 +55,13 @@ enum Call {
 }
 
 impl<'a, N: LocalNode> Journey<'a, N> {
-    pub(super) fn new(dispatch: &'a Dispatch<N>, peers: &'a Peers, call: &Invocation) -> Self {
+    pub(super) fn new(dispatch: &'a Dispatch<N>, peers: &'a Peers, call: &Invocation, key: RevisionKey) -> Self {
         peers.budget.call(Instant::now());
         Self {
             dispatch,
             peers,
             revision: call.revision.clone(),
+            key,
             id: call.id,
             started: call.started.clone(),
             idempotent: idempotent(call.request.method(), call.request.headers()),
@@ -92,7 +94,7 @@ impl<'a, N: LocalNode> Journey<'a, N> {
                     let mut invocation = call.into_invocation(&self.started);
                     invocation.last = self.is_last();
                     match self.dispatch.node.begin(invocation) {
-                        Ok(run) => return self.peers.measured(RevisionKey::of(&self.revision), run).await,
+                        Ok(run) => return self.peers.measured(self.key, run).await,
                         Err(declined) if matches!(declined.why, InvokeError::Concurrency { .. }) => {
                             return Err(declined.why);
                         }
@@ -169,7 +171,7 @@ impl<'a, N: LocalNode> Journey<'a, N> {
         if self.pressing && !self.tried.is_empty() {
             return Next::Nowhere("every node refused it".into());
         }
-        self.dispatch.choose(self.peers, &self.revision, &self.tried, self.is_last())
+        self.dispatch.choose(self.peers, (&self.revision, self.key), &self.tried, self.is_last())
     }
 
     async fn try_on(&mut self, node: &NodeName, mut call: RemoteCall) -> Result<Response<Body>, Failed> {
@@ -178,14 +180,12 @@ impl<'a, N: LocalNode> Journey<'a, N> {
         self.tried.push(node.clone());
         self.attempts += 1;
         let begun = Instant::now();
-        let sent = self.peers.balancer.sent(node, RevisionKey::of(&self.revision), begun);
+        let sent = self.peers.balancer.sent(node, self.key, begun);
         match self.peers.send(node, call, self.attempts).await {
             Ok(response) => {
                 self.started.set();
                 let now = Instant::now();
-                let load = reported(&response);
-                let waited = response.extensions().get::<Timing>().map_or(Duration::ZERO, |timing| timing.queue);
-                sent.answered(load, (now - begun).saturating_sub(waited), now);
+                sent.answered(reported(&response), run_time(&response, now - begun), now);
                 Ok(response.map(|body| Counted::wrap(body, sent)))
             }
             Err(failed) => {

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use dunlin_api::{
-    Body, BoxFuture, Digest, FunctionName, HttpTrigger, InvocationId, InvokeError, Load, NodeName, Prepare, Refusal,
-    Revision, Settings, Timing, World,
+    Body, BoxFuture, Digest, FunctionName, HttpTrigger, InvocationId, InvokeError, Load, Prepare, Refusal, Revision,
+    Settings, Timing, World,
 };
 use dunlin_scheduler::{
     admin::{Admin, CallError, Failures, InvokeByName, Phase, Readiness},
     catalog::Catalog,
-    control::{Control, ControlError, Finding, NodeStatus, Why},
+    control::{Control, Finding, NodeStatus, Why},
     deploy::{Alone, DeployRequest, DeployResult, Deployer},
     log_hub::LogHub,
     store::{ArtifactStore, CatalogStore, embedded::Embedded},
@@ -103,18 +103,6 @@ struct NoCluster;
 impl Control for NoCluster {
     fn nodes(&self) -> Vec<NodeStatus> {
         vec![NodeStatus::alone("here".parse().unwrap())]
-    }
-
-    fn drain<'a>(&'a self, _: &'a NodeName, _: bool) -> BoxFuture<'a, Result<(), ControlError>> {
-        Box::pin(async { Err(ControlError::Alone) })
-    }
-
-    fn set_slots<'a>(&'a self, _: &'a NodeName, _: Option<u32>) -> BoxFuture<'a, Result<(), ControlError>> {
-        Box::pin(async { Err(ControlError::Alone) })
-    }
-
-    fn forget<'a>(&'a self, _: &'a NodeName) -> BoxFuture<'a, Result<(), ControlError>> {
-        Box::pin(async { Err(ControlError::Alone) })
     }
 
     fn why(&self, _: &FunctionName) -> Option<Why> {
