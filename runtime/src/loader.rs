@@ -41,7 +41,7 @@ impl Loader {
 
     /// Forgets `artifact` in memory and on disk.
     pub(crate) fn forget(&self, artifact: &Digest) {
-        for world in [World::Http02, World::Http03] {
+        for world in [World::Http02, World::Http03, World::Messaging] {
             self.loaded.remove(&(*artifact, world));
         }
         self.store.forget(artifact);
@@ -67,7 +67,7 @@ impl Loader {
         // Which engine it needs is known before it is read only for 0.3; a 0.2 component almost always needs the plain
         // one.
         let likely = match world {
-            World::Http02 => &[EngineKind::Plain, EngineKind::Concurrent][..],
+            World::Http02 | World::Messaging => &[EngineKind::Plain, EngineKind::Concurrent][..],
             World::Http03 => &[EngineKind::Concurrent][..],
         };
         for &kind in likely {

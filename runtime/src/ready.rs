@@ -61,6 +61,7 @@ impl Code {
         let entry = match world {
             World::Http02 => Entry::P2(ProxyPre::new(pre).map_err(handler)?),
             World::Http03 => Entry::P3(ServicePre::new(pre).map_err(handler)?),
+            World::Messaging => return Err(Refusal::NoHandler("a handler of messages".into())),
         };
         Ok(Self { engine: kind, entry })
     }

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{Digest, FunctionName, Limits, RevisionId};
+use crate::{
+    Digest, FunctionName, Limits, RevisionId,
+    trigger::{AsyncCalls, ChangeTrigger, CronTrigger, StreamTrigger, SubjectTrigger},
+};
 
 /// One immutable deploy of a function: an artifact and the settings it runs with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +37,9 @@ pub enum World {
     /// `wasi:http/handler@0.3.x`.
     #[serde(rename = "wasi:http@0.3")]
     Http03,
+    /// `wasmcloud:messaging/handler`: events only.
+    #[serde(rename = "wasmcloud:messaging")]
+    Messaging,
 }
 
 impl std::fmt::Display for World {
@@ -41,6 +47,7 @@ impl std::fmt::Display for World {
         f.write_str(match self {
             Self::Http02 => "wasi:http@0.2",
             Self::Http03 => "wasi:http@0.3",
+            Self::Messaging => "wasmcloud:messaging",
         })
     }
 }
@@ -62,6 +69,25 @@ pub struct Settings {
     pub instances: Instances,
     /// HTTP triggers.
     pub http: Vec<HttpTrigger>,
+    /// Subjects the guest may publish to, with wildcards; none by default. What is empty from here on is not written, so
+    /// that ids of older revisions stay.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
+    /// Core NATS subjects that fire it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nats: Vec<SubjectTrigger>,
+    /// JetStream streams that fire it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stream: Vec<StreamTrigger>,
+    /// Schedules that fire it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cron: Vec<CronTrigger>,
+    /// Changes of keys that fire it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<ChangeTrigger>,
+    /// How calls are tried that nobody waits for.
+    #[serde(rename = "async", skip_serializing_if = "AsyncCalls::is_default")]
+    pub calls: AsyncCalls,
     /// The nodes that may run it; without constraints it is not written, so that ids of older revisions stay.
     #[serde(skip_serializing_if = "Placement::is_anywhere")]
     pub place: Placement,

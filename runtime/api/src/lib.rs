@@ -13,12 +13,15 @@ mod invocation;
 mod limits;
 mod logs;
 pub mod manifest;
+mod message;
 mod name;
 mod prepare;
 mod problem;
 mod size;
 mod stores;
+pub mod subject;
 mod trace;
+pub mod trigger;
 
 pub use body::{Body, BodyError};
 pub use digest::{Digest, ParseDigestError};
@@ -27,6 +30,7 @@ pub use function::{Deployment, HttpTrigger, Instances, Placement, Revision, Sett
 pub use invocation::{Declined, Invocation, InvocationId, Invoke, Load, LocalNode, RanOn, Started, Timing};
 pub use limits::Limits;
 pub use logs::{LogLine, LogStream, Logs};
+pub use message::{Message, Publish, Published};
 pub use name::{ClusterName, FunctionName, NameError, NodeName, RevisionId};
 pub use prepare::{Prepare, Refusal};
 pub use problem::Problem;

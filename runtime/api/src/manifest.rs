@@ -6,7 +6,10 @@
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{FunctionName, HttpTrigger, Instances, Limits, Placement, Settings};
+use crate::{
+    FunctionName, HttpTrigger, Instances, Limits, Placement, Settings,
+    trigger::{AsyncCalls, ChangeTrigger, CronTrigger, StreamTrigger, SubjectTrigger, TriggerId, check_listened},
+};
 
 /// A parsed `dunlin.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,19 +40,71 @@ pub struct Function {
     /// Origins it may call; none by default.
     #[serde(default)]
     pub egress: Vec<String>,
-    /// Key-value stores it may open; none by default.
+    /// Key-value stores it may open, and changes that fire it; none by default.
     #[serde(default)]
-    pub kv: Vec<String>,
+    pub kv: Vec<KvEntry>,
     /// Reuse of instances.
     #[serde(default)]
     pub instances: Instances,
     /// HTTP triggers; without one the function is reached at `/NAME/{*path}`.
     #[serde(default)]
     pub http: Vec<HttpTrigger>,
+    /// Subjects it may publish to; none by default.
+    #[serde(default)]
+    pub publish: Vec<String>,
+    /// Core NATS subjects that fire it.
+    #[serde(default)]
+    pub nats: Vec<SubjectTrigger>,
+    /// Streams that fire it.
+    #[serde(default)]
+    pub stream: Vec<StreamTrigger>,
+    /// Schedules that fire it.
+    #[serde(default)]
+    pub cron: Vec<CronTrigger>,
+    /// How calls are tried that nobody waits for.
+    #[serde(default, rename = "async")]
+    pub calls: AsyncCalls,
     /// The nodes of a cluster that may run it; all by default.
     #[serde(default)]
     pub place: Placement,
 }
+
+/// One entry of `kv`: a store that may be opened, or a table `[[function.NAME.kv]]` with changes that fire the function,
+/// which also lets it open that store.
+#[derive(Clone, Debug)]
+pub enum KvEntry {
+    /// A store that it may open.
+    Store(String),
+    /// Changes that fire it.
+    Changes(Box<ChangeTrigger>),
+}
+
+impl<'de> Deserialize<'de> for KvEntry {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Entry;
+        impl<'de> serde::de::Visitor<'de> for Entry {
+            type Value = KvEntry;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a store, or a table with `store`, `bucket` or `objects`")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<KvEntry, E> {
+                Ok(KvEntry::Store(name.to_owned()))
+            }
+
+            // Not an untagged enum: that would not say which key is unknown.
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<KvEntry, A::Error> {
+                let trigger = ChangeTrigger::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(KvEntry::Changes(Box::new(trigger)))
+            }
+        }
+        from.deserialize_any(Entry)
+    }
+}
+
+/// Triggers beside HTTP that one function may have: each costs every node a subscription or a consumer.
+pub const MAX_TRIGGERS: usize = 64;
 
 fn default_watch() -> Vec<PathBuf> {
     vec!["src".into()]
@@ -108,13 +163,32 @@ impl Function {
     /// The settings a revision of this function gets.
     pub fn settings(&self, name: &FunctionName) -> Settings {
         let http = if self.http.is_empty() { vec![HttpTrigger::default_for(name)] } else { self.http.clone() };
+        let mut kv = Vec::new();
+        let mut changes = Vec::new();
+        for entry in &self.kv {
+            match entry {
+                KvEntry::Store(store) => kv.push(store.clone()),
+                KvEntry::Changes(trigger) => {
+                    kv.extend(trigger.store.clone());
+                    changes.push((**trigger).clone());
+                }
+            }
+        }
+        kv.sort();
+        kv.dedup();
         Settings {
             limits: self.limits.clone(),
             env: self.env.clone(),
             egress: self.egress.clone(),
-            kv: self.kv.clone(),
+            kv,
             instances: self.instances,
             http,
+            publish: self.publish.clone(),
+            nats: self.nats.clone(),
+            stream: self.stream.clone(),
+            cron: self.cron.clone(),
+            changes,
+            calls: self.calls.clone(),
             place: self.place.clone(),
         }
     }
@@ -159,7 +233,34 @@ impl Settings {
             check_label(what, text)?;
         }
         self.egress.iter().try_for_each(|origin| check_origin(origin))?;
-        self.http.iter().try_for_each(check_trigger)
+        self.http.iter().try_for_each(check_trigger)?;
+        self.check_events()
+    }
+
+    /// Checks what has to do with events.
+    fn check_events(&self) -> Result<(), String> {
+        self.publish.iter().try_for_each(|subject| check_listened("publish", subject))?;
+        self.nats.iter().try_for_each(SubjectTrigger::check)?;
+        self.stream.iter().try_for_each(StreamTrigger::check)?;
+        self.cron.iter().try_for_each(CronTrigger::check)?;
+        self.changes.iter().try_for_each(ChangeTrigger::check)?;
+        self.calls.check()?;
+        let ids = self.trigger_ids();
+        if let Some(at) = ids.iter().enumerate().position(|(at, id)| ids[..at].contains(id)) {
+            return Err(format!("two triggers are the same, see `{}`: leave one out", ids[at]));
+        }
+        if ids.len() > MAX_TRIGGERS {
+            return Err(format!("there are {} triggers beside HTTP: at most {MAX_TRIGGERS} are allowed", ids.len()));
+        }
+        Ok(())
+    }
+
+    /// The ids of all triggers but HTTP.
+    pub fn trigger_ids(&self) -> Vec<TriggerId> {
+        let nats = self.nats.iter().map(SubjectTrigger::id);
+        let stream = self.stream.iter().map(StreamTrigger::id);
+        let cron = self.cron.iter().map(CronTrigger::id);
+        nats.chain(stream).chain(cron).chain(self.changes.iter().map(ChangeTrigger::id)).collect()
     }
 }
 
@@ -198,6 +299,12 @@ fn check_trigger(trigger: &HttpTrigger) -> Result<(), String> {
     let route = &trigger.route;
     if !route.starts_with('/') || route.bytes().any(|b| b.is_ascii_control() || b == b'?' || b == b'#' || b == b' ') {
         return Err(format!("http.route `{}` must start with `/` and hold no space, `?` or `#`", route.escape_debug()));
+    }
+    if route == "/_dunlin" || route.starts_with("/_dunlin/") {
+        return Err(format!(
+            "http.route `{}`: paths below /_dunlin/ are answered by the gateway",
+            route.escape_debug()
+        ));
     }
     if let Some(host) = &trigger.host
         && (host.is_empty() || host.parse::<http::uri::Authority>().is_err() || host.contains([':', '@']))
@@ -243,6 +350,51 @@ mod tests {
         host = "shop.example.com"
         methods = ["POST"]
     "#;
+
+    const EVENTS: &str = r#"
+        [function.checkout]
+        source = "target/checkout.wasm"
+        publish = ["orders.>"]
+        kv = ["cart", { store = "stock", keys = "item/*" }]
+        async = { max_deliver = 2, backoff = ["1s"], keep = "1h" }
+        [[function.checkout.nats]]
+        subject = "orders.quote"
+        [[function.checkout.stream]]
+        subject = "orders.paid.>"
+        stream = "ORDERS"
+        from = "2026-01-01T00:00:00Z"
+        order = "token:3"
+        concurrency = 7
+        max_deliver = 3
+        backoff = ["1s", "10s", "1m"]
+        [[function.checkout.cron]]
+        schedule = "*/5 * * * *"
+        timezone = "Europe/Berlin"
+        missed = "all"
+        overlap = "queue"
+    "#;
+
+    #[test]
+    fn reads_every_trigger() {
+        let manifest = Manifest::parse(EVENTS).unwrap();
+        let (name, function) = manifest.functions.first_key_value().unwrap();
+        let settings = function.settings(name);
+        assert_eq!(settings.kv, ["cart", "stock"]);
+        assert_eq!(settings.changes[0].keys, "item/*");
+        assert_eq!(settings.stream[0].backoff[2], Duration::from_secs(60));
+        assert_eq!(settings.calls.keep, Duration::from_secs(3600));
+        assert_eq!(settings.trigger_ids().len(), 4);
+        let text = serde_json::to_string(&settings).unwrap();
+        assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), settings);
+    }
+
+    #[test]
+    fn settings_without_events_are_written_as_before_there_were_any() {
+        let text = serde_json::to_string(&Settings::default()).unwrap();
+        for key in ["publish", "nats", "stream", "cron", "changes", "async"] {
+            assert!(!text.contains(&format!("\"{key}\"")), "{text}");
+        }
+    }
 
     fn refusal(text: &str) -> String {
         Manifest::parse(text).unwrap_err().to_string()
@@ -296,7 +448,25 @@ mod tests {
             ("env = { \"A=B\" = \"x\" }", "env"),
             ("place = { labels = { region = \"e u\" } }", "place.labels"),
             ("place = { zone = \"\" }", "place.zone"),
+            ("publish = [\">\"]", "publish"),
+            ("[[function.a.nats]]\nsubject = \"dl.v1.x\"", "dl.>"),
+            ("[[function.a.nats]]\nsubject = \"a..b\"", "nats.subject"),
+            ("[[function.a.nats]]\nsubject = \"a\"\nconcurrency = 0", "nats.concurrency"),
+            ("[[function.a.stream]]\nsubject = \"$SYS.>\"", "stream.subject"),
+            ("[[function.a.stream]]\nsubject = \"a\"\nstream = \"KV_dl-x\"", "stream.stream"),
+            ("[[function.a.stream]]\nsubject = \"a\"\nmax_deliver = 0", "stream.max_deliver"),
+            ("[[function.a.stream]]\nsubject = \"a\"\nbackoff = []", "stream.backoff"),
+            ("[[function.a.stream]]\nsubject = \"a\"\norder = \"key\"", "token:N"),
+            ("[[function.a.stream]]\nsubject = \"a\"\nfrom = \"yesterday\"", "2026-"),
+            ("[[function.a.cron]]\nschedule = \"61 * * * *\"", "cron.schedule"),
+            ("[[function.a.cron]]\nschedule = \"* * * *\"", "cron.schedule"),
+            ("[[function.a.cron]]\nschedule = \"* * * * *\"\ntimezone = \"Mars/Olympus\"", "cron.timezone"),
+            ("[[function.a.kv]]\nkeys = \"*\"", "exactly one"),
+            ("[[function.a.kv]]\nstore = \"../x\"", "kv:"),
+            ("async = { keep = \"0s\" }", "async.keep"),
+            ("[[function.a.nats]]\nsubject = \"a\"\n[[function.a.nats]]\nsubject = \"a\"", "the same"),
             ("[[function.a.http]]\nroute = \"x\"", "http.route"),
+            ("[[function.a.http]]\nroute = \"/_dunlin/x\"", "answered by the gateway"),
             ("[[function.a.http]]\nroute = \"/x\"\nhost = \"a:80\"", "http.host"),
             ("[[function.a.http]]\nroute = \"/x\"\nmethods = [\"get\"]", "http.methods"),
         ] {
