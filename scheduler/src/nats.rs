@@ -81,6 +81,11 @@ impl Nats {
         *self.connected.borrow()
     }
 
+    /// What the servers complain about on any of the connections from now on: the only sign of a denied permission.
+    pub(crate) fn complaints(&self) -> broadcast::Receiver<Arc<str>> {
+        self.faults.subscribe()
+    }
+
     /// Whether `control` is connected, now and from now on.
     pub fn connection(&self) -> watch::Receiver<bool> {
         self.connected.clone()
@@ -111,7 +116,7 @@ async fn open(
                 }
             }
             Event::ServerError(ServerError::Other(text)) => {
-                // Nobody listens but during a check.
+                // Nobody may listen.
                 let _ = faults.send(text.as_str().into());
                 tracing::warn!(purpose, error = %text, "NATS complains");
             }

@@ -12,6 +12,7 @@ use futures::stream::BoxStream;
 use std::time::SystemTime;
 
 pub mod embedded;
+pub mod events;
 pub mod nats;
 
 /// Largest value of a guest's key: JetStream's default payload with room for subject and headers, so that a store may be

@@ -77,6 +77,21 @@ impl Subjects {
         format!("{}.l.{reader}", self.prefix)
     }
 
+    /// The signal about `topic`, or the signals about all topics that match it.
+    pub fn signal(&self, topic: &str) -> String {
+        format!("{}.sig.{topic}", self.prefix)
+    }
+
+    /// Work of `queue` in the stream of work, or of all queues that match it.
+    pub fn work(&self, queue: &str) -> String {
+        format!("{}.work.{queue}", self.prefix)
+    }
+
+    /// Dead letters of `trigger` in their stream, or of all triggers that match it.
+    pub fn dead(&self, trigger: &str) -> String {
+        format!("{}.dead.{trigger}", self.prefix)
+    }
+
     /// What all subjects of the cluster match.
     pub fn everything(&self) -> String {
         format!("{}.>", self.prefix)

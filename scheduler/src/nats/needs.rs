@@ -58,6 +58,8 @@ pub(super) fn of(nats: &Nats, role: Role) -> Vec<Need> {
     needs.add(Bulk, false, subjects.logs());
     needs.add(Bulk, true, format!("{}.x", subjects.log_lines(&nobody)));
     needs.add(Bulk, false, format!("{}.*", subjects.log_lines(me)));
+    needs.add(Control, true, subjects.signal(NOBODY));
+    needs.add(Control, false, subjects.signal(">"));
     if role != Role::Worker {
         needs.add(Control, true, subjects.invoke(&nobody));
         needs.add(Control, true, subjects.control(&nobody));
@@ -82,13 +84,16 @@ pub(super) fn of(nats: &Nats, role: Role) -> Vec<Need> {
     needs.0
 }
 
-/// The API of JetStream that the stores use, see [`crate::store::nats`].
+/// The API of JetStream that the stores use, see [`crate::store::nats`]. What a trigger on a stream or a bucket of the
+/// user's needs is not among it: nobody can tell before it is deployed.
 fn stores(nats: &Nats, role: Role, needs: &mut Needs) {
-    let cluster = &nats.cluster;
-    let catalog = format!("KV_dl-{cluster}-catalog");
-    let kv = format!("KV_dl-{cluster}-kv");
-    let artifacts = format!("OBJ_dl-{cluster}-artifacts");
-    let nodes = format!("KV_dl-{cluster}-nodes");
+    let (cluster, subjects) = (&nats.cluster, &nats.subjects);
+    let bucket = |name: &str| format!("KV_dl-{cluster}-{name}");
+    let (catalog, kv, nodes) = (bucket("catalog"), bucket("kv"), bucket("nodes"));
+    let (outcomes, attempts) = (bucket("outcomes"), bucket("attempts"));
+    let [artifacts, bodies] = ["artifacts", "bodies"].map(|name| format!("OBJ_dl-{cluster}-{name}"));
+    let [work, dead] = ["work", "dead"].map(|name| format!("dl-{cluster}-{name}"));
+    let every = [&catalog, &kv, &artifacts, &work, &dead, &outcomes, &attempts, &bodies];
     let mut publish = |subject: String| needs.add(Purpose::Store, true, subject);
     publish(format!("$JS.API.STREAM.INFO.{nodes}"));
     publish(format!("$JS.API.STREAM.CREATE.{nodes}"));
@@ -97,19 +102,36 @@ fn stores(nats: &Nats, role: Role, needs: &mut Needs) {
     publish(format!("$JS.FC.{nodes}.{NOBODY}.x"));
     publish(format!("$KV.dl-{cluster}-nodes.{NOBODY}"));
     publish("$JS.API.INFO".into());
-    for stream in [&catalog, &kv, &artifacts] {
+    publish("$JS.API.STREAM.NAMES".into());
+    for stream in every {
         publish(format!("$JS.API.STREAM.INFO.{stream}"));
     }
-    for stream in [&catalog, &artifacts] {
+    for stream in [&catalog, &artifacts, &work, &dead, &outcomes, &bodies] {
         publish(format!("$JS.API.STREAM.MSG.GET.{stream}"));
     }
-    publish(format!("$JS.API.CONSUMER.CREATE.{catalog}.{NOBODY}"));
-    publish(format!("$JS.FC.{catalog}.{NOBODY}.x"));
+    for stream in [&work, &dead] {
+        publish(format!("$JS.API.STREAM.MSG.DELETE.{stream}"));
+    }
+    publish(format!("$JS.API.STREAM.PURGE.{bodies}"));
+    for stream in [&catalog, &outcomes] {
+        publish(format!("$JS.API.CONSUMER.CREATE.{stream}.{NOBODY}"));
+        publish(format!("$JS.FC.{stream}.{NOBODY}.x"));
+    }
+    for stream in [&kv, &work] {
+        publish(format!("$JS.API.CONSUMER.CREATE.{stream}.{NOBODY}.x"));
+        publish(format!("$JS.API.CONSUMER.INFO.{stream}.{NOBODY}"));
+        publish(format!("$JS.API.CONSUMER.DELETE.{stream}.{NOBODY}"));
+    }
+    publish(subjects.work(NOBODY));
+    publish(subjects.dead(NOBODY));
+    publish(format!("$KV.dl-{cluster}-outcomes.{NOBODY}"));
+    publish(format!("$O.dl-{cluster}-bodies.C.{NOBODY}"));
+    publish(format!("$O.dl-{cluster}-bodies.M.{NOBODY}"));
     if role != Role::Worker {
-        for stream in [&catalog, &kv, &artifacts] {
+        for stream in every {
             publish(format!("$JS.API.STREAM.CREATE.{stream}"));
         }
-        for stream in [&catalog, &artifacts] {
+        for stream in [&catalog, &artifacts, &outcomes] {
             publish(format!("$JS.API.STREAM.PURGE.{stream}"));
         }
         publish(format!("$KV.dl-{cluster}-catalog.{NOBODY}"));
@@ -118,11 +140,14 @@ fn stores(nats: &Nats, role: Role, needs: &mut Needs) {
     }
     if role != Role::Gateway {
         publish(format!("$KV.dl-{cluster}-kv.{NOBODY}"));
+        publish(format!("$KV.dl-{cluster}-attempts.{NOBODY}"));
         publish(format!("$JS.API.STREAM.MSG.GET.{kv}"));
-        publish(format!("$JS.API.STREAM.MSG.DELETE.{kv}"));
-        publish(format!("$JS.API.CONSUMER.CREATE.{kv}.{NOBODY}.x"));
-        publish(format!("$JS.API.CONSUMER.INFO.{kv}.{NOBODY}"));
-        publish(format!("$JS.API.CONSUMER.MSG.NEXT.{kv}.{NOBODY}"));
-        publish(format!("$JS.API.CONSUMER.DELETE.{kv}.{NOBODY}"));
+        publish(format!("$JS.API.STREAM.MSG.GET.{attempts}"));
+        publish(format!("$JS.API.STREAM.MSG.DELETE.{attempts}"));
+        for stream in [&kv, &work] {
+            publish(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{NOBODY}"));
+        }
+        publish(format!("$JS.API.CONSUMER.UNPIN.{work}.{NOBODY}"));
+        publish(format!("$JS.ACK.{NOBODY}.x"));
     }
 }

@@ -1,9 +1,9 @@
-//! The stores of a node that stands alone: two redb databases and a directory of artifacts.
+//! The stores of a node that stands alone: redb databases, and directories of artifacts and of blobs.
 //!
-//! Opened once by the node; [`Embedded::catalog`], [`Embedded::keyvalue`] and [`Embedded::artifacts`] are handed to the
-//! parts that need them. One process may hold a data directory at a time. Whatever was acknowledged is on the disk: a
+//! Opened once by the node; its parts ([`Embedded::catalog`] and so on, [`Embedded::events`]) are handed to those who need
+//! them. One process may hold a data directory at a time. Whatever was acknowledged is on the disk: a
 //! `kill -9` at any moment leaves the state before a write or the one after it, and opening again needs no repair run.
-//! Bounds: the page caches below, and per database the write queue of the records module.
+//! Bounds: the page caches below, per database the write queue of the writer module, and those of the queue module.
 
 use dunlin_api::StoreError;
 use std::{
@@ -13,16 +13,29 @@ use std::{
     sync::Arc,
 };
 
+use super::events::EventStores;
+use database::Wakes;
+use queue::Queue;
+use records::Records;
+
 mod artifacts;
+mod blobs;
+mod bus;
 mod catalog;
+mod database;
 mod keyvalue;
+mod queue;
 mod records;
+mod streams;
+mod upload;
 mod writer;
 
 pub use artifacts::EmbeddedArtifacts;
+pub use blobs::EmbeddedBlobs;
+pub use bus::EmbeddedBus;
 pub use catalog::EmbeddedCatalog;
 pub use keyvalue::EmbeddedKeyValue;
-use records::Records;
+pub use streams::EmbeddedStreams;
 
 /// The catalog is read whole at start and rarely afterwards.
 const CATALOG_CACHE_BYTES: usize = 4 << 20;
@@ -58,6 +71,10 @@ pub struct Embedded {
     catalog: Arc<EmbeddedCatalog>,
     keyvalue: Arc<EmbeddedKeyValue>,
     artifacts: Arc<EmbeddedArtifacts>,
+    streams: Arc<EmbeddedStreams>,
+    bus: Arc<EmbeddedBus>,
+    blobs: Arc<EmbeddedBlobs>,
+    records: Arc<EmbeddedCatalog>,
 }
 
 impl Embedded {
@@ -71,13 +88,22 @@ impl Embedded {
         create_private(dir).map_err(io)?;
         let lock = Arc::new(lock(dir)?);
         let artifacts = EmbeddedArtifacts::open(dir.join("artifacts"), lock.clone()).map_err(io)?;
-        let catalog = Records::open(&dir.join("catalog.redb"), CATALOG_CACHE_BYTES, lock.clone())?;
-        let keyvalue = Records::open(&dir.join("keyvalue.redb"), KEYVALUE_CACHE_BYTES, lock)?;
+        let blobs = EmbeddedBlobs::open(dir.join("blobs"), lock.clone()).map_err(io)?;
+        let wakes = Arc::new(Wakes::default());
+        let open = |file, cache| Records::open(&dir.join(file), cache, wakes.clone(), lock.clone());
+        let catalog = open("catalog.redb", CATALOG_CACHE_BYTES)?;
+        let outcomes = open("outcomes.redb", CATALOG_CACHE_BYTES)?;
+        let keyvalue = EmbeddedKeyValue::new(open("keyvalue.redb", KEYVALUE_CACHE_BYTES)?);
+        let queue = Arc::new(Queue::open(&dir.join("queue.redb"), wakes.clone(), lock.clone())?);
         // The files' names must survive a power loss as their contents do.
         sync_dir(dir).map_err(io)?;
         Ok(Self {
+            streams: Arc::new(EmbeddedStreams::new(queue.clone(), keyvalue.records())),
+            bus: Arc::new(EmbeddedBus::new(queue)),
+            blobs: Arc::new(blobs),
+            records: Arc::new(EmbeddedCatalog::new(outcomes)),
             catalog: Arc::new(EmbeddedCatalog::new(catalog)),
-            keyvalue: Arc::new(EmbeddedKeyValue::new(keyvalue)),
+            keyvalue: Arc::new(keyvalue),
             artifacts: Arc::new(artifacts),
         })
     }
@@ -95,6 +121,31 @@ impl Embedded {
     /// The artifacts.
     pub fn artifacts(&self) -> Arc<EmbeddedArtifacts> {
         self.artifacts.clone()
+    }
+
+    /// Durable messages.
+    pub fn streams(&self) -> Arc<EmbeddedStreams> {
+        self.streams.clone()
+    }
+
+    /// Subjects.
+    pub fn bus(&self) -> Arc<EmbeddedBus> {
+        self.bus.clone()
+    }
+
+    /// Large bodies.
+    pub fn blobs(&self) -> Arc<EmbeddedBlobs> {
+        self.blobs.clone()
+    }
+
+    /// Outcomes of calls, and small marks, in a database of their own: the catalog is read whole at start.
+    pub fn records(&self) -> Arc<EmbeddedCatalog> {
+        self.records.clone()
+    }
+
+    /// What events stand on.
+    pub fn events(&self) -> EventStores {
+        EventStores { streams: self.streams(), bus: self.bus(), blobs: self.blobs(), records: self.records() }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The stores of a cluster: two JetStream key-value buckets and an Object Store, shared by all of its nodes.
+//! The stores of a cluster: JetStream key-value buckets, Object Stores and streams, shared by all of its nodes.
 //!
 //! Opened once by each node that joins a cluster; the traits it provides are those of [`super::embedded`]. What is missing
 //! is created; what is there is used as it is, so an operator may give a bucket other limits with `nats stream edit`.
@@ -9,22 +9,36 @@
 use async_nats::jetstream::{
     Context, ErrorCode,
     response::Response,
-    stream::{Config, DiscardPolicy, Info, Stream},
+    stream::{Config, DiscardPolicy, Info, RetentionPolicy, Stream},
 };
 use dunlin_api::{ClusterName, StoreError};
+use futures::future::try_join_all;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
-use crate::nats::Nats;
+use super::events::{self, EventStores};
+use crate::{nats::Nats, subjects::Subjects};
 
+mod api;
 mod artifacts;
 mod attempt;
+mod blobs;
 mod bucket;
+mod bus;
 mod catalog;
+mod changes;
+mod consumer;
+mod delivery;
 mod keys;
 mod keyvalue;
+mod message;
 mod objects;
+mod publish;
 mod record;
+mod resolve;
+mod settle;
+mod spec;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -32,9 +46,12 @@ mod watch;
 
 pub use artifacts::NatsArtifacts;
 use attempt::{Failure, attempts};
+pub use blobs::NatsBlobs;
 use bucket::Bucket;
+pub use bus::NatsBus;
 pub use catalog::NatsCatalog;
 pub use keyvalue::NatsKeyValue;
+pub use streams::NatsStreams;
 
 /// Ten thousand functions with ten revisions each of 2 KiB.
 const CATALOG_BYTES: i64 = 256 << 20;
@@ -43,6 +60,17 @@ const CATALOG_HISTORY: i64 = 8;
 const KEYVALUE_BYTES: i64 = 1 << 30;
 /// Some hundred components.
 const ARTIFACT_BYTES: i64 = 2 << 30;
+/// Some hundred thousand calls of some KiB that wait.
+const WORK_BYTES: i64 = 1 << 30;
+const DEAD_BYTES: i64 = 256 << 20;
+const DEAD_AGE: Duration = Duration::from_secs(30 * 86_400);
+/// Half a million outcomes without bodies; larger bodies are blobs.
+const OUTCOME_BYTES: i64 = 512 << 20;
+/// Numbers of failures: some hundred thousand messages that failed and are not settled.
+const ATTEMPT_BYTES: i64 = 64 << 20;
+/// Longer than any message waits for its tries, by the largest backoff that makes sense.
+const ATTEMPT_AGE: Duration = Duration::from_secs(7 * 86_400);
+const BODY_BYTES: i64 = 1 << 30;
 /// The largest value or chunk, with its headers.
 const MESSAGE_BYTES: i32 = (1 << 20) + (4 << 10);
 /// A write that was not answered is tried again for ten seconds; the server must know it again for longer.
@@ -59,6 +87,10 @@ pub struct NatsStore {
     catalog: Arc<NatsCatalog>,
     keyvalue: Arc<NatsKeyValue>,
     artifacts: Arc<NatsArtifacts>,
+    streams: Arc<NatsStreams>,
+    bus: Arc<NatsBus>,
+    blobs: Arc<NatsBlobs>,
+    outcomes: Arc<NatsCatalog>,
 }
 
 impl NatsStore {
@@ -67,15 +99,29 @@ impl NatsStore {
     /// # Errors
     /// `Unavailable`, when JetStream does not answer or has no room; says what to do.
     pub async fn open(nats: &Nats) -> Result<Self, StoreError> {
-        let [catalog, keyvalue, artifacts] = plans(&nats.cluster);
-        let catalog = open(&nats.jetstream, catalog).await?;
-        let keyvalue = open(&nats.jetstream, keyvalue).await?;
-        let artifacts = open(&nats.jetstream, artifacts).await?;
+        let opened = try_join_all(plans(&nats.cluster).map(|plan| open(&nats.jetstream, plan))).await?;
+        let opened: [Bucket; 8] =
+            opened.try_into().map_err(|_| StoreError::Unavailable("a bucket is missing".into()))?;
+        let [catalog, keyvalue, artifacts, work, dead, outcomes, attempts, bodies] = opened;
         Ok(Self {
             catalog: Arc::new(NatsCatalog::new(catalog)),
             keyvalue: Arc::new(NatsKeyValue::new(keyvalue)),
             artifacts: Arc::new(NatsArtifacts::new(artifacts)),
+            streams: Arc::new(NatsStreams::new(nats.clone(), work, dead, attempts)),
+            bus: Arc::new(NatsBus::new(nats.clone())),
+            blobs: Arc::new(NatsBlobs::new(bodies)),
+            outcomes: Arc::new(NatsCatalog::new(outcomes)),
         })
+    }
+
+    /// What events stand on.
+    pub fn events(&self) -> EventStores {
+        EventStores {
+            streams: self.streams.clone(),
+            bus: self.bus.clone(),
+            blobs: self.blobs.clone(),
+            records: self.outcomes.clone(),
+        }
     }
 
     /// The catalog's records.
@@ -99,8 +145,8 @@ pub fn streams(cluster: &ClusterName) -> Vec<String> {
     plans(cluster).into_iter().map(|plan| plan.name).chain([format!("KV_dl-{cluster}-nodes")]).collect()
 }
 
-/// How the streams are made: catalog, key-value, artifacts.
-fn plans(cluster: &ClusterName) -> [Config; 3] {
+/// How the streams are made: catalog, key-value, artifacts, work, dead letters, outcomes, attempts, bodies.
+fn plans(cluster: &ClusterName) -> [Config; 8] {
     let common = Config {
         discard: DiscardPolicy::New,
         max_message_size: MESSAGE_BYTES,
@@ -117,16 +163,31 @@ fn plans(cluster: &ClusterName) -> [Config; 3] {
         max_bytes: bytes,
         ..common.clone()
     };
-    let object = format!("dl-{cluster}-artifacts");
+    let object = |bucket: &str, bytes| Config {
+        name: format!("OBJ_dl-{cluster}-{bucket}"),
+        subjects: ["C", "M"].map(|part| format!("$O.dl-{cluster}-{bucket}.{part}.>")).into(),
+        max_bytes: bytes,
+        ..common.clone()
+    };
+    let subjects = Subjects::of(cluster);
+    let stream = |name: &str, subject, bytes| Config {
+        name: format!("dl-{cluster}-{name}"),
+        subjects: vec![subject],
+        max_bytes: bytes,
+        allow_rollup: false,
+        duplicate_window: events::DUPLICATES,
+        ..common.clone()
+    };
     [
         keyvalue("catalog", CATALOG_HISTORY, CATALOG_BYTES),
-        keyvalue("kv", 1, KEYVALUE_BYTES),
-        Config {
-            name: format!("OBJ_{object}"),
-            subjects: vec![format!("$O.{object}.C.>"), format!("$O.{object}.M.>")],
-            max_bytes: ARTIFACT_BYTES,
-            ..common
-        },
+        // Markers of deletions go by themselves.
+        Config { allow_message_ttl: true, ..keyvalue("kv", 1, KEYVALUE_BYTES) },
+        object("artifacts", ARTIFACT_BYTES),
+        Config { retention: RetentionPolicy::WorkQueue, ..stream("work", subjects.work(">"), WORK_BYTES) },
+        Config { max_age: DEAD_AGE, ..stream("dead", subjects.dead(">"), DEAD_BYTES) },
+        keyvalue("outcomes", CATALOG_HISTORY, OUTCOME_BYTES),
+        Config { max_age: ATTEMPT_AGE, ..keyvalue("attempts", 1, ATTEMPT_BYTES) },
+        object("bodies", BODY_BYTES),
     ]
 }
 

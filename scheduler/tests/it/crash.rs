@@ -18,9 +18,11 @@ use crate::{
     doubles::{Scheduler, request},
 };
 
+mod events;
+
 const ROLE: &str = "DUNLIN_TEST_ROLE";
 const DIR: &str = "DUNLIN_TEST_DIR";
-const ROUNDS: u64 = 15;
+const ROUNDS: u64 = 20;
 
 /// Not a test of its own: what a child process runs. Without a role it does nothing.
 #[test]
@@ -32,6 +34,7 @@ fn child_process() {
             "keyvalue" => write_keyvalue(Path::new(&dir)).await,
             "artifacts" => put_artifacts(Path::new(&dir)).await,
             "deploy" => deploy(Path::new(&dir)).await,
+            "events" => events::work(Path::new(&dir)).await,
             other => panic!("no role {other}"),
         }
     });

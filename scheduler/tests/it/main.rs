@@ -17,6 +17,7 @@ mod gateway;
 mod logs;
 mod membership;
 mod nats_check;
+mod nats_events;
 mod nats_store;
 mod remote;
 mod simulation;

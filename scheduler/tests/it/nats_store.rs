@@ -50,11 +50,38 @@ async fn its_artifacts_keep_the_contract() {
     contract::artifacts::holds(open(server.url(), "a").await.artifacts()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn its_streams_keep_the_contract() {
+    let server = NatsServer::start();
+    let stores = open(server.url(), "a").await;
+    let events = stores.events();
+    contract::streams::holds(events.streams.clone(), events.bus, stores.keyvalue()).await;
+    contract::streams::a_named_stream_must_exist(events.streams).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_bus_and_its_bodies_keep_the_contract() {
+    let server = NatsServer::start();
+    let events = open(server.url(), "a").await.events();
+    contract::bus::holds(events.bus).await;
+    contract::blobs::holds(events.blobs).await;
+    contract::catalog::holds(events.records).await;
+}
+
 async fn replicas(nats: &Nats, stream: &str) -> usize {
     nats.jetstream.get_stream(stream).await.unwrap().cached_info().config.num_replicas
 }
 
-const STREAMS: [&str; 3] = ["KV_dl-test-catalog", "KV_dl-test-kv", "OBJ_dl-test-artifacts"];
+const STREAMS: [&str; 8] = [
+    "KV_dl-test-catalog",
+    "KV_dl-test-kv",
+    "OBJ_dl-test-artifacts",
+    "dl-test-work",
+    "dl-test-dead",
+    "KV_dl-test-outcomes",
+    "KV_dl-test-attempts",
+    "OBJ_dl-test-bodies",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_keeps_the_contract_with_three_replicas() {
@@ -67,6 +94,10 @@ async fn a_cluster_keeps_the_contract_with_three_replicas() {
     contract::catalog::holds(stores.catalog()).await;
     contract::artifacts::holds(stores.artifacts()).await;
     contract::keyvalue::holds(stores.keyvalue()).await;
+    let events = stores.events();
+    contract::streams::holds(events.streams, events.bus.clone(), stores.keyvalue()).await;
+    contract::bus::holds(events.bus).await;
+    contract::blobs::holds(events.blobs).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,6 +310,7 @@ async fn small(nats: &Nats) {
             max_messages_per_subject: if name.starts_with("KV") { 1 } else { -1 },
             discard: jetstream::stream::DiscardPolicy::New,
             allow_rollup: true,
+            allow_message_ttl: true,
             ..Default::default()
         };
         nats.jetstream.create_stream(config).await.unwrap();

@@ -1,14 +1,11 @@
 //! [`ArtifactStore`] as a directory: one file for each artifact, named by its SHA-256.
 //!
-//! An upload goes to a temporary file, is hashed on its way, synced, and renamed when it is complete and right; the
-//! directory is synced after that. So a name always stands for complete bytes, and a crash leaves only a temporary file,
-//! which the next start removes. Every read hashes what it read. Bounds: the size that the caller of `put` gives; a read
+//! An upload (see the upload module) is hashed on its way and renamed when it is complete and right. So a name always
+//! stands for complete bytes, and a crash leaves only a temporary file, which the next start removes. Every read hashes what it read. Bounds: the size that the caller of `put` gives; a read
 //! holds one artifact in memory.
 
 use bytes::Bytes;
 use dunlin_api::{Artifacts, BoxFuture, ByteSize, Digest, StoreError};
-use futures::StreamExt;
-use sha2::{Digest as _, Sha256};
 use std::{
     fs::{self, File},
     io::{self, ErrorKind},
@@ -16,19 +13,13 @@ use std::{
     sync::Arc,
     time::SystemTime,
 };
-use tempfile::NamedTempFile;
-use tokio::{
-    io::{AsyncWriteExt, BufWriter},
-    task::spawn_blocking,
+use tokio::task::spawn_blocking;
+
+use super::{
+    create_private, unavailable,
+    upload::{self, Upload},
 };
-
-use super::{create_private, sync_dir, unavailable};
 use crate::store::{ArtifactInfo, ArtifactStore, ByteStream, PutError, Stored};
-
-/// How unfinished uploads are called.
-const TEMPORARY: &str = ".upload-";
-/// Bytes gathered before they are handed to the blocking pool: a network chunk is far smaller.
-const BUFFER_BYTES: usize = 256 << 10;
 
 /// The artifacts of a node that stands alone.
 pub struct EmbeddedArtifacts {
@@ -39,13 +30,7 @@ pub struct EmbeddedArtifacts {
 impl EmbeddedArtifacts {
     pub(super) fn open(dir: PathBuf, lock: Arc<File>) -> io::Result<Self> {
         create_private(&dir)?;
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            // The lock is ours, so no upload of another process is under way.
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-                fs::remove_file(entry.path())?;
-            }
-        }
+        upload::sweep(&dir)?;
         Ok(Self { dir: dir.into(), _lock: lock })
     }
 
@@ -61,36 +46,6 @@ impl EmbeddedArtifacts {
     ) -> Result<T, StoreError> {
         let path = self.path(digest);
         spawn_blocking(move || work(path)).await.map_err(|e| unavailable("working on an artifact", e))?
-    }
-
-    async fn receive(
-        &self,
-        digest: Digest,
-        mut bytes: ByteStream<'_>,
-        max: ByteSize,
-    ) -> Result<NamedTempFile, PutError> {
-        let dir = self.dir.clone();
-        let made = spawn_blocking(move || tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir)).await;
-        let temporary = made.map_err(io::Error::other).flatten().map_err(failed)?;
-        let file = temporary.as_file().try_clone().map_err(failed)?;
-        let mut file = BufWriter::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(file));
-        let (mut hash, mut size) = (Sha256::new(), 0);
-        while let Some(chunk) = bytes.next().await {
-            let chunk = chunk.map_err(PutError::Source)?;
-            size += chunk.len() as u64;
-            if size > max.bytes() {
-                return Err(PutError::TooLarge { limit: max });
-            }
-            hash.update(&chunk);
-            file.write_all(&chunk).await.map_err(failed)?;
-        }
-        let actual = Digest::from_bytes(hash.finalize().into());
-        if actual != digest {
-            return Err(PutError::WrongDigest { expected: digest, actual });
-        }
-        file.flush().await.map_err(failed)?;
-        file.get_ref().sync_all().await.map_err(failed)?;
-        Ok(temporary)
     }
 }
 
@@ -108,12 +63,14 @@ impl ArtifactStore for EmbeddedArtifacts {
         max: ByteSize,
     ) -> BoxFuture<'a, Result<Stored, PutError>> {
         Box::pin(async move {
-            let temporary = self.receive(digest, bytes, max).await?;
-            let dir = self.dir.clone();
+            let upload = Upload::receive(&self.dir, bytes, max).await?;
+            if upload.digest != digest {
+                return Err(PutError::WrongDigest { expected: digest, actual: upload.digest });
+            }
+            let keep = upload.finish().await?;
             let kept = self.blocking(digest, move |path| {
                 let stored = if read_verified(&path, digest).is_ok() { Stored::Known } else { Stored::New };
-                temporary.persist(&path).map_err(|e| unavailable("keeping an artifact", e.error))?;
-                sync_dir(&dir).map_err(|e| unavailable("keeping an artifact", e))?;
+                keep(&path)?;
                 Ok(stored)
             });
             Ok(kept.await?)
@@ -173,8 +130,4 @@ fn list(dir: &Path) -> io::Result<Vec<ArtifactInfo>> {
         }
     }
     Ok(artifacts)
-}
-
-fn failed(error: io::Error) -> PutError {
-    PutError::Store(unavailable("writing an artifact", error))
 }

@@ -6,7 +6,10 @@ use futures::{StreamExt, future};
 use std::sync::Arc;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
-use super::{records::Records, unavailable, writer::Change as Write};
+use super::{
+    records::{Change as Write, Records},
+    unavailable,
+};
 use crate::store::{CatalogStore, Change, MAX_RECORD_BYTES, Record, Watch};
 
 /// All records are in one namespace; guests' stores are in a database of their own.

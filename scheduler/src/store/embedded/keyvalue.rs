@@ -6,9 +6,8 @@ use futures::future;
 use std::sync::Arc;
 
 use super::{
-    records::Records,
+    records::{Change, Done, Records},
     unavailable,
-    writer::{Change, Done},
 };
 use crate::store::{KEYS_PER_PAGE, check_key, check_value};
 
@@ -18,6 +17,11 @@ pub struct EmbeddedKeyValue(Arc<Records>);
 impl EmbeddedKeyValue {
     pub(super) fn new(records: Records) -> Self {
         Self(Arc::new(records))
+    }
+
+    /// The database, for those who follow changes.
+    pub(super) fn records(&self) -> Arc<Records> {
+        self.0.clone()
     }
 
     async fn change(&self, store: &str, key: &str, change: Change) -> Result<Done, StoreError> {

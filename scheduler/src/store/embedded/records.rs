@@ -4,26 +4,29 @@
 //! many of them together (see the writer module). Every write takes the next number of a counter that is committed with it, so
 //! no version of a key ever comes twice. Bounds: the page cache given at opening; scans stop at the limit they are given.
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use dunlin_api::{StoreError, Version};
-use redb::{Database, ReadableDatabase, TableDefinition};
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-use tokio::sync::{broadcast, oneshot};
+use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
+use std::{fs::File, path::Path, sync::Arc};
+use tokio::sync::broadcast;
 
 use super::{
-    OpenError, unavailable,
-    writer::{Change, Done, Writer},
+    OpenError,
+    database::{Handle, Wakes},
+    unavailable,
+    writer::Writer,
 };
 
+pub(super) mod follow;
+mod write;
+
+pub(super) use write::{Change, Done};
+use write::{Op, Writes};
+
 /// (namespace, key) → (version, value).
-pub(super) const RECORDS: TableDefinition<'_, (&str, &str), (u64, &[u8])> = TableDefinition::new("records");
+const RECORDS: TableDefinition<'_, (&str, &str), (u64, &[u8])> = TableDefinition::new("records");
 /// The counter behind the versions, in its only row.
-pub(super) const COUNTER: TableDefinition<'_, (), u64> = TableDefinition::new("counter");
+const COUNTER: TableDefinition<'_, (), u64> = TableDefinition::new("counter");
 /// Changes a watcher may lag behind before it has to reload.
 const CHANGES: usize = 1_024;
 
@@ -34,45 +37,22 @@ pub(super) struct Found {
     pub(super) value: Bytes,
 }
 
-/// The file of a database, open but for the moments in which it is opened again: after an error of the disk, a full one
-/// for example, redb takes no more writes until then.
-pub(super) struct Handle {
-    path: PathBuf,
-    cache_bytes: usize,
-    open: ArcSwapOption<Database>,
-}
-
-impl Handle {
-    /// The open database.
-    pub(super) fn get(&self) -> Result<Arc<Database>, redb::Error> {
-        self.open.load_full().ok_or(redb::Error::PreviousIo)
-    }
-
-    /// Closes the file if it is open and opens it; fails while a reader still has it.
-    pub(super) fn reopen(&self) -> Result<(), redb::Error> {
-        self.open.store(None);
-        let database = Database::builder().set_cache_size(self.cache_bytes).create(&self.path)?;
-        self.open.store(Some(Arc::new(database)));
-        Ok(())
-    }
-}
-
 /// An open database with its writer.
 pub(super) struct Records {
     // Declared before the database: its thread must have ended when the file is closed.
-    writer: Writer,
+    writer: Writer<Writes>,
     changes: broadcast::Sender<String>,
     database: Arc<Handle>,
     _lock: Arc<File>,
 }
 
 impl Records {
-    pub(super) fn open(path: &Path, cache_bytes: usize, lock: Arc<File>) -> Result<Self, OpenError> {
-        let failed = |reason: String| OpenError::Database { path: path.to_owned(), reason };
-        let database = Arc::new(Handle { path: path.to_owned(), cache_bytes, open: ArcSwapOption::empty() });
-        database.reopen().and_then(|()| create_tables(&*database.get()?)).map_err(|e| failed(e.to_string()))?;
+    /// `wakes` are told of changes of each namespace that somebody follows.
+    pub(super) fn open(path: &Path, cache_bytes: usize, wakes: Arc<Wakes>, lock: Arc<File>) -> Result<Self, OpenError> {
+        let database = Arc::new(Handle::open(path, cache_bytes, create_tables)?);
         let (changes, _) = broadcast::channel(CHANGES);
-        let writer = Writer::start(database.clone(), changes.clone()).map_err(|e| failed(e.to_string()))?;
+        let writer = Writer::start(database.clone(), Writes { changes: changes.clone(), wakes });
+        let writer = writer.map_err(|e| OpenError::Database { path: path.to_owned(), reason: e.to_string() })?;
         Ok(Self { writer, changes, database, _lock: lock })
     }
 
@@ -142,17 +122,30 @@ impl Records {
 
     /// Queues one write and waits until it is on the disk. A write that was queued happens even if the caller leaves.
     pub(super) async fn write(&self, namespace: &str, key: &str, change: Change) -> Result<Done, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        self.writer.queue(namespace, key, change, reply)?;
-        answer.await.map_err(|_| StoreError::Unavailable("the writer ended before this write".into()))?
+        let size = match &change {
+            Change::Set(value) | Change::Swap(_, value) => value.len(),
+            Change::Delete(_) | Change::Increment(_) | Change::Follower(_) => 0,
+        };
+        self.writer.write(op(namespace, key, change), size).await
+    }
+
+    /// As [`Records::write`] for a small write that waits for room.
+    async fn settle(&self, namespace: &str, key: &str, change: Change) -> Result<(), StoreError> {
+        self.writer.settle(op(namespace, key, change)).await.map(|_| ())
+    }
+
+    /// Leaves a small write to the next commit.
+    async fn later(&self, namespace: &str, key: &str, change: Change) -> Result<(), StoreError> {
+        self.writer.later(op(namespace, key, change)).await
     }
 }
 
-fn create_tables(database: &Database) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
-    transaction.open_table(RECORDS)?;
-    transaction.open_table(COUNTER)?;
-    transaction.commit()?;
-    Ok(())
+fn op(namespace: &str, key: &str, change: Change) -> Op {
+    Op { namespace: namespace.into(), key: key.into(), change }
+}
+
+fn create_tables(to: &WriteTransaction) -> Result<(), redb::Error> {
+    to.open_table(RECORDS)?;
+    to.open_table(COUNTER)?;
+    follow::create_tables(to)
 }

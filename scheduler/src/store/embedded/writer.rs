@@ -2,19 +2,20 @@
 //!
 //! A commit costs two syncs of the file, whatever is in it; so while one commit runs, the next batch gathers, and many
 //! small writes of guests share their syncs. A caller is answered after the commit that holds its write, never before.
+//! What nobody waits for (acknowledgements) joins the next commit, or has one of its own after [`LAZY`].
 //! Bounds: [`QUEUE`] writes and [`QUEUE_BYTES`] wait; beyond that a write is refused at once, with the numbers. A batch
 //! holds at most [`BATCH`] writes, so that the first in it does not wait for long.
 
-use bytes::Bytes;
-use dunlin_api::{StoreError, Version};
-use redb::{ReadableTable, Table, WriteTransaction};
-use std::{io, sync::Arc, thread::JoinHandle};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
-
-use super::{
-    records::{COUNTER, Handle, RECORDS},
-    unavailable,
+use dunlin_api::StoreError;
+use redb::WriteTransaction;
+use std::{
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::{database::Handle, unavailable};
 
 /// Writes that may wait: more than all slots of a large node together.
 const QUEUE: usize = 4_096;
@@ -22,73 +23,99 @@ const QUEUE: usize = 4_096;
 const QUEUE_BYTES: usize = 64 << 20;
 /// Writes in one transaction.
 const BATCH: usize = 512;
+/// The longest that a write waits for company if nobody waits for it.
+const LAZY: Duration = Duration::from_millis(20);
+/// The longest that a batch waits for those who were answered last: they often come again at once, and would else share
+/// a commit without the first of them. Little beside the commit itself.
+const COMPANY: Duration = Duration::from_micros(500);
 
-type Records<'txn> = Table<'txn, (&'static str, &'static str), (u64, &'static [u8])>;
-type Reply = oneshot::Sender<Result<Done, StoreError>>;
+/// What is written to one database.
+pub(super) trait Commits: Send + 'static {
+    /// One write.
+    type Op: Send;
+    /// What a committed write gave.
+    type Done: Send;
 
-/// What to do with one key.
-pub(super) enum Change {
-    /// Write it, whatever it was.
-    Set(Bytes),
-    /// Write it if its version is this one (none = it must not exist).
-    Swap(Option<Version>, Bytes),
-    /// Delete it; with a version, only if it still has that.
-    Delete(Option<Version>),
-    /// Add to the decimal integer in it; absent = 0.
-    Increment(i64),
+    /// Applies the writes in their order, each or why not; an error of the database itself fails the whole batch.
+    fn apply(&self, to: &WriteTransaction, ops: &[&Self::Op]) -> Results<Self::Done>;
+
+    /// Told of each committed write before its caller is, so that who was answered finds its change on the way to those
+    /// who wait for it.
+    fn committed(&self, op: &Self::Op, done: &Self::Done);
 }
 
-/// What a committed change gave.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Done {
-    /// The key's version now; 0 after a deletion.
-    pub(super) version: Version,
-    /// The sum after [`Change::Increment`].
-    pub(super) sum: i64,
-    /// Whether anything changed: deleting what is absent changes nothing.
-    changed: bool,
-}
+/// What became of each write of a batch.
+pub(super) type Results<Done> = Result<Vec<Result<Done, StoreError>>, redb::Error>;
 
-struct Op {
-    namespace: Box<str>,
-    key: Box<str>,
-    change: Change,
-    reply: Reply,
-    _bytes: OwnedSemaphorePermit,
+type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+struct Job<C: Commits> {
+    op: C::Op,
+    /// None if nobody waits.
+    reply: Option<oneshot::Sender<Result<C::Done, StoreError>>>,
+    _permits: Permits,
 }
 
 /// The queue and the thread behind it. Dropping it commits what is queued and waits for that.
-pub(super) struct Writer {
-    queue: Option<mpsc::Sender<Op>>,
-    bytes: Arc<Semaphore>,
+pub(super) struct Writer<C: Commits> {
+    queue: Option<mpsc::SyncSender<Job<C>>>,
+    slots: Arc<Semaphore>,
+    kib: Arc<Semaphore>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Writer {
-    pub(super) fn start(database: Arc<Handle>, changes: broadcast::Sender<String>) -> io::Result<Self> {
-        let (queue, waiting) = mpsc::channel(QUEUE);
+impl<C: Commits> Writer<C> {
+    pub(super) fn start(database: Arc<Handle>, commits: C) -> std::io::Result<Self> {
+        let (queue, waiting) = mpsc::sync_channel(QUEUE);
         // A thread of its own: it syncs files all its life, which would hold a worker of the async runtime.
         let thread = std::thread::Builder::new().name("store-writer".into());
-        let thread = thread.spawn(move || run(&database, &changes, waiting))?;
-        let bytes = Arc::new(Semaphore::new(QUEUE_BYTES >> 10));
-        Ok(Self { queue: Some(queue), bytes, thread: Some(thread) })
+        let thread = thread.spawn(move || run(&database, &commits, &waiting))?;
+        let (slots, kib) = (Arc::new(Semaphore::new(QUEUE)), Arc::new(Semaphore::new(QUEUE_BYTES >> 10)));
+        Ok(Self { queue: Some(queue), slots, kib, thread: Some(thread) })
     }
 
-    pub(super) fn queue(&self, namespace: &str, key: &str, change: Change, reply: Reply) -> Result<(), StoreError> {
+    /// Queues `op` with `bytes` in it, or refuses it at once, and waits until it is on the disk. What was queued happens
+    /// even if the caller leaves.
+    pub(super) async fn write(&self, op: C::Op, bytes: usize) -> Result<C::Done, StoreError> {
         let full = || StoreError::Unavailable(format!("{QUEUE} writes or {} MiB wait already", QUEUE_BYTES >> 20));
-        let size = match &change {
-            Change::Set(value) | Change::Swap(_, value) => value.len(),
-            Change::Delete(_) | Change::Increment(_) => 0,
-        };
-        let kib = u32::try_from((size >> 10) + 1).map_err(|_| full())?;
-        let bytes = self.bytes.clone().try_acquire_many_owned(kib).map_err(|_| full())?;
-        let op = Op { namespace: namespace.into(), key: key.into(), change, reply, _bytes: bytes };
+        let kib = u32::try_from((bytes >> 10) + 1).map_err(|_| full())?;
+        let slot = self.slots.clone().try_acquire_owned().map_err(|_| full())?;
+        let kib = self.kib.clone().try_acquire_many_owned(kib).map_err(|_| full())?;
+        self.answered(op, (slot, kib)).await
+    }
+
+    /// Waits for room for a small `op`, and until it is on the disk.
+    pub(super) async fn settle(&self, op: C::Op) -> Result<C::Done, StoreError> {
+        let permits = self.room().await;
+        self.answered(op, permits).await
+    }
+
+    /// Waits for room for a small `op` and leaves it to the next commit. A crash before that loses it.
+    pub(super) async fn later(&self, op: C::Op) -> Result<(), StoreError> {
+        let permits = self.room().await;
+        self.queue(Job { op, reply: None, _permits: permits })
+    }
+
+    async fn room(&self) -> Permits {
+        const OPEN: &str = "the semaphores are never closed";
+        let slot = self.slots.clone().acquire_owned().await.expect(OPEN);
+        (slot, self.kib.clone().acquire_owned().await.expect(OPEN))
+    }
+
+    async fn answered(&self, op: C::Op, permits: Permits) -> Result<C::Done, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue(Job { op, reply: Some(reply), _permits: permits })?;
+        answer.await.map_err(|_| StoreError::Unavailable("the writer ended before this write".into()))?
+    }
+
+    fn queue(&self, job: Job<C>) -> Result<(), StoreError> {
         let queue = self.queue.as_ref().expect("the queue is only taken when the writer is dropped");
-        queue.try_send(op).map_err(|_| full())
+        // Each job has a permit, and there are no more of them than places in the queue.
+        queue.try_send(job).map_err(|_| StoreError::Unavailable("the writer has ended".into()))
     }
 }
 
-impl Drop for Writer {
+impl<C: Commits> Drop for Writer<C> {
     fn drop(&mut self) {
         self.queue = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
@@ -97,43 +124,60 @@ impl Drop for Writer {
     }
 }
 
-fn run(database: &Handle, changes: &broadcast::Sender<String>, mut waiting: mpsc::Receiver<Op>) {
-    let mut batch = Vec::new();
-    while let Some(first) = waiting.blocking_recv() {
-        batch.push(first);
-        while batch.len() < BATCH
-            && let Ok(next) = waiting.try_recv()
-        {
-            batch.push(next);
-        }
-        match commit(database, &mut batch) {
-            Ok(results) => answer(changes, batch.drain(..).zip(results)),
+fn run<C: Commits>(database: &Handle, commits: &C, waiting: &mpsc::Receiver<Job<C>>) {
+    let (mut batch, mut answered) = (Vec::new(), 0);
+    while let Ok(first) = waiting.recv() {
+        answered = gather(&mut batch, first, waiting, answered);
+        let results = match commit(database, commits, &batch) {
+            Ok(results) => results,
             Err(error) => {
                 tracing::error!(%error, writes = batch.len(), "a commit failed: these writes are refused");
                 if let Err(error) = database.reopen() {
                     tracing::error!(%error, "the database could not be opened again: the next write tries it");
                 }
-                let refused = |_| Err(unavailable("a write was not committed", &error));
-                let results: Vec<_> = batch.iter().map(refused).collect();
-                answer(changes, batch.drain(..).zip(results));
+                batch.iter().map(|_| Err(unavailable("a write was not committed", &error))).collect()
+            }
+        };
+        for (job, result) in batch.drain(..).zip(results) {
+            if let Ok(done) = &result {
+                commits.committed(&job.op, done);
+            }
+            if let Some(reply) = job.reply {
+                // The caller may have left.
+                let _ = reply.send(result);
             }
         }
     }
 }
 
-/// Says what was committed: watchers first, so that who was answered finds its change on the way to them.
-fn answer(changes: &broadcast::Sender<String>, done: impl Iterator<Item = (Op, Result<Done, StoreError>)>) {
-    for (op, result) in done {
-        if result.as_ref().is_ok_and(|done| done.changed) {
-            // No receiver means that nobody watches.
-            let _ = changes.send(op.key.into());
+/// Fills a batch; returns how many wait for an answer. `expected` of them may come at once.
+fn gather<C: Commits>(
+    batch: &mut Vec<Job<C>>,
+    first: Job<C>,
+    waiting: &mpsc::Receiver<Job<C>>,
+    expected: usize,
+) -> usize {
+    let mut begun = Instant::now();
+    let mut awaited = usize::from(first.reply.is_some());
+    batch.push(first);
+    while batch.len() < BATCH {
+        let patience = match awaited {
+            0 => LAZY,
+            _ if awaited < expected => COMPANY,
+            _ => Duration::ZERO,
+        };
+        let Ok(next) = waiting.recv_timeout(patience.saturating_sub(begun.elapsed())) else { break };
+        if next.reply.is_some() {
+            // The first that somebody waits for ends the patience with those that nobody does.
+            begun = if awaited == 0 { Instant::now() } else { begun };
+            awaited += 1;
         }
-        // The caller may have left.
-        let _ = op.reply.send(result);
+        batch.push(next);
     }
+    awaited
 }
 
-fn commit(database: &Handle, batch: &mut [Op]) -> Result<Vec<Result<Done, StoreError>>, redb::Error> {
+fn commit<C: Commits>(database: &Handle, commits: &C, batch: &[Job<C>]) -> Results<C::Done> {
     if database.get().is_err() {
         database.reopen()?;
     }
@@ -141,56 +185,8 @@ fn commit(database: &Handle, batch: &mut [Op]) -> Result<Vec<Result<Done, StoreE
     // Two-phase, because guests choose what is written and a checksum that is not cryptographic must not decide which
     // state is valid; and no repair run over the whole file when the process was killed.
     transaction.set_quick_repair(true);
-    let results = apply_all(&transaction, batch)?;
+    let ops: Vec<_> = batch.iter().map(|job| &job.op).collect();
+    let results = commits.apply(&transaction, &ops)?;
     transaction.commit()?;
     Ok(results)
-}
-
-fn apply_all(transaction: &WriteTransaction, batch: &mut [Op]) -> Result<Vec<Result<Done, StoreError>>, redb::Error> {
-    let mut records = transaction.open_table(RECORDS)?;
-    let mut counter = transaction.open_table(COUNTER)?;
-    let mut last = counter.get(())?.map_or(0, |row| row.value());
-    let mut results = Vec::with_capacity(batch.len());
-    for op in batch {
-        results.push(apply(&mut records, &mut last, op)?);
-    }
-    counter.insert((), last)?;
-    Ok(results)
-}
-
-/// Applies one change or says why not; an error of the database itself fails the whole batch.
-fn apply(records: &mut Records<'_>, last: &mut Version, op: &Op) -> Result<Result<Done, StoreError>, redb::Error> {
-    let key = (&*op.namespace, &*op.key);
-    let conflict = || Ok(Err(StoreError::Conflict(format!("`{}`", op.key.escape_debug()))));
-    let version = |records: &Records<'_>| -> Result<Option<Version>, redb::Error> {
-        Ok(records.get(key)?.map(|row| row.value().0))
-    };
-    let mut write = |records: &mut Records<'_>, value: &[u8], sum| -> Result<_, redb::Error> {
-        *last += 1;
-        records.insert(key, (*last, value))?;
-        Ok(Ok(Done { version: *last, sum, changed: true }))
-    };
-    match &op.change {
-        Change::Set(value) => write(records, value, 0),
-        Change::Swap(expected, _) if version(records)? != *expected => conflict(),
-        Change::Swap(_, value) => write(records, value, 0),
-        Change::Delete(Some(expected)) if version(records)? != Some(*expected) => conflict(),
-        Change::Delete(_) => {
-            let changed = records.remove(key)?.is_some();
-            Ok(Ok(Done { changed, ..Done::default() }))
-        }
-        Change::Increment(delta) => {
-            let sum = records.get(key)?.map_or(Ok(*delta), |row| add(row.value().1, *delta));
-            match sum {
-                Ok(sum) => write(records, sum.to_string().as_bytes(), sum),
-                Err(reason) => Ok(Err(StoreError::Invalid(format!("`{}` {reason}", op.key.escape_debug())))),
-            }
-        }
-    }
-}
-
-fn add(value: &[u8], delta: i64) -> Result<i64, &'static str> {
-    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
-    let number = number.ok_or("does not hold a decimal integer")?;
-    number.checked_add(delta).ok_or("would overflow 64 bits")
 }

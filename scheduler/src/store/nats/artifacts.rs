@@ -7,10 +7,9 @@
 //! object is when it was last used. Bounds: one chunk in memory for an upload and a check, one artifact for a fetch.
 
 use async_nats::jetstream::object_store::ObjectInfo;
-use base64::{Engine, engine::general_purpose::URL_SAFE};
 use bytes::{Bytes, BytesMut};
 use dunlin_api::{Artifacts, BoxFuture, ByteSize, Digest, StoreError};
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use super::{
     bucket::{Bucket, OVERHEAD_BYTES, Outcome},
@@ -20,11 +19,11 @@ use super::{
 use crate::store::{ArtifactInfo, ArtifactStore, ByteStream, PutError, Stored};
 
 /// Larger chunks are not faster (nats-server: 320 to 400 MiB/s from here on).
-const CHUNK_BYTES: usize = 1 << 20;
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
 /// The longest that an upload may take to its next chunk.
-const UPLOAD_AGE: Duration = Duration::from_secs(3_600);
+pub(super) const UPLOAD_AGE: Duration = Duration::from_secs(3_600);
 /// Tries against others who replace the same artifact.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 
 /// The artifacts of a cluster.
 pub struct NatsArtifacts {
@@ -45,9 +44,9 @@ impl NatsArtifacts {
                 self.objects.drop_chunks(&info.nuid).await;
                 return Ok(Stored::Known);
             }
-            let old = self.objects.bucket.last("reading about an artifact", &self.objects.subject(digest)).await?;
+            let old = self.objects.bucket.last("reading about an object", &self.objects.subject(&info.name)).await?;
             let expected = old.as_ref().map_or(0, |old| old.sequence);
-            if let Outcome::Written(_) = self.objects.announce(digest, info, expected).await? {
+            if let Outcome::Written(_) = self.objects.announce(info, expected).await? {
                 if let Some(Ok(old)) = old.map(object) {
                     self.objects.drop_chunks(&old.info.nuid).await;
                 }
@@ -62,15 +61,15 @@ impl NatsArtifacts {
         let known = self.objects.intact(digest).await?.is_some();
         let nuid = nuid::next().to_string();
         let chunks = (!known).then(|| self.objects.chunks(&nuid));
-        let received =
-            upload::receive(&self.objects.bucket, chunks.as_deref(), self.chunk_bytes, digest, bytes, max).await;
+        let received = upload::receive(&self.objects.bucket, chunks.as_deref(), self.chunk_bytes, bytes, max).await;
         let received = match received {
-            Ok(received) => received,
-            Err(error) => {
+            Ok(received) if received.digest == digest => received,
+            wrong => {
                 if !known {
                     self.objects.drop_chunks(&nuid).await;
                 }
-                return Err(error);
+                let expected = digest;
+                return Err(wrong.map_or_else(|e| e, |r| PutError::WrongDigest { expected, actual: r.digest }));
             }
         };
         if known {
@@ -78,26 +77,13 @@ impl NatsArtifacts {
             let gone = || StoreError::Conflict(format!("the artifact {digest}"));
             return still.map(|_| Stored::Known).ok_or_else(gone).map_err(PutError::Store);
         }
-        let info = ObjectInfo {
-            name: digest.to_string(),
-            description: None,
-            metadata: [].into(),
-            headers: None,
-            options: None,
-            bucket: self.objects.bucket.prefix.trim_start_matches("$O.").trim_end_matches('.').to_owned(),
-            nuid,
-            size: received.size,
-            chunks: received.chunks,
-            modified: None,
-            digest: Some(format!("SHA-256={}", URL_SAFE.encode(digest.as_bytes()))),
-            deleted: false,
-        };
+        let info = self.objects.describe(digest.to_string(), nuid, &received);
         Ok(self.keep(digest, &info).await?)
     }
 
     async fn touch(&self, digest: Digest) -> Result<Option<u64>, StoreError> {
         let Some(mut object) = self.objects.intact(digest).await? else { return Ok(None) };
-        if let Outcome::Clash = self.objects.announce(digest, &object.info, object.sequence).await? {
+        if let Outcome::Clash = self.objects.announce(&object.info, object.sequence).await? {
             // Someone else marked it as used at this moment, or removed it.
             let Some(now) = self.objects.intact(digest).await? else { return Ok(None) };
             object = now;
@@ -105,25 +91,8 @@ impl NatsArtifacts {
         Ok(Some(object.info.size as u64))
     }
 
-    async fn delete(&self, digest: Digest) -> Result<(), StoreError> {
-        let (what, subject) = ("deleting an artifact", self.objects.subject(digest));
-        let Some(found) = self.objects.bucket.last(what, &subject).await? else { return Ok(()) };
-        self.objects.bucket.purge(what, &subject, Some(found.sequence)).await?;
-        if let Ok(object) = object(found) {
-            self.objects.drop_chunks(&object.info.nuid).await;
-        }
-        Ok(())
-    }
-
     async fn list(&self) -> Result<Vec<ArtifactInfo>, StoreError> {
-        let uploads = self.objects.bucket.subjects("listing artifacts", &self.objects.chunks("*")).await?;
-        let found =
-            self.objects.bucket.newest("listing artifacts", &format!("{}M.*", self.objects.bucket.prefix)).await?;
-        let objects: Vec<_> = found.into_iter().filter_map(|m| object(m).ok()).filter(|o| !o.info.deleted).collect();
-        let visible: HashSet<_> = objects.iter().map(|object| self.objects.chunks(&object.info.nuid)).collect();
-        for orphan in uploads.iter().filter(|upload| !visible.contains(*upload)) {
-            self.objects.sweep(orphan).await?;
-        }
+        let objects = self.objects.list().await?;
         // Other names are objects of somebody else's.
         let infos = objects.iter().filter_map(|object| {
             let digest = object.info.name.parse().ok()?;
@@ -163,7 +132,7 @@ impl ArtifactStore for NatsArtifacts {
     }
 
     fn delete(&self, digest: Digest) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.delete(digest))
+        Box::pin(async move { self.objects.delete(&digest.to_string()).await })
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<ArtifactInfo>, StoreError>> {

@@ -134,45 +134,46 @@ impl Bucket {
     }
 
     async fn publish(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Result<Outcome, Failure> {
-        let client = self.client();
-        connected(&client)?;
-        let size = payload.len();
-        let request = Request::new().headers(headers).payload(payload).timeout(Some(ATTEMPT));
-        let answer = client.send_request(subject.to_owned(), request).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => Failure::NotDone(format!("the stream {} has no leader", self.name)),
-            RequestErrorKind::MaxPayloadExceeded => Failure::Final(StoreError::Invalid(format!(
-                "{size} bytes are too many for this NATS: its max_payload is {} bytes, headers included",
-                client.max_payload()
-            ))),
-            RequestErrorKind::InvalidSubject => Failure::lasting(error),
-            _ => Failure::Unknown(error.to_string()),
-        })?;
-        match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
-            Ok(Response::Ok(ack)) => Ok(Outcome::Written(ack.sequence)),
-            Ok(Response::Err { error }) => match error.error_code() {
-                ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
-                    Ok(Outcome::Clash)
-                }
-                ErrorCode::STREAM_STORE_FAILED if error.to_string().contains("maximum bytes") => {
-                    Err(Failure::lasting(format!(
-                        "the stream {} is full, its max_bytes is reached: delete something, or raise it with \
-                         `nats stream edit {} --max-bytes …`",
-                        self.name, self.name
-                    )))
-                }
-                _ => Err(refused(&error)),
-            },
-            Err(error) => Err(Failure::Unknown(format!("an answer that is none: {error}"))),
+        let ack = publish(&self.client(), &self.name, subject, headers, payload).await?;
+        Ok(ack.map_or(Outcome::Clash, |ack| Outcome::Written(ack.sequence)))
+    }
+
+    /// Keeps one message under an `id` by which the server knows it again, and so writes it once. Returns its sequence.
+    pub(super) async fn append(
+        &self,
+        what: &str,
+        subject: &str,
+        mut headers: HeaderMap,
+        payload: Bytes,
+        id: &str,
+    ) -> Result<u64, StoreError> {
+        headers.insert(MESSAGE_ID, id);
+        let (headers, payload) = (&headers, &payload);
+        let outcome = attempts(what, |_| self.publish(subject, headers.clone(), payload.clone())).await?;
+        match outcome {
+            Outcome::Written(sequence) => Ok(sequence),
+            Outcome::Clash => Err(StoreError::Conflict(format!("`{subject}`"))),
         }
+    }
+
+    /// Removes the message with this sequence.
+    pub(super) async fn remove(&self, what: &str, sequence: u64) -> Result<(), StoreError> {
+        let request = json!({ "seq": sequence, "no_erase": true });
+        attempts(what, |_| self.api::<Value>("STREAM.MSG.DELETE", &request)).await.map(|_| ())
     }
 
     /// The subjects that match `filter`, by the leader.
     pub(super) async fn subjects(&self, what: &str, filter: &str) -> Result<Vec<String>, StoreError> {
+        Ok(self.counts(what, filter).await?.into_iter().map(|(subject, _)| subject).collect())
+    }
+
+    /// The subjects that match `filter` with the number of their messages, by the leader.
+    pub(super) async fn counts(&self, what: &str, filter: &str) -> Result<Vec<(String, usize)>, StoreError> {
         attempts(what, |_| async move {
             connected(&self.client())?;
             let info = self.stream.info_builder().subjects(filter).fetch().await;
             let subjects = match info {
-                Ok(info) => info.map_ok(|(subject, _)| subject).try_collect().await,
+                Ok(info) => info.try_collect().await,
                 Err(error) => Err(error),
             };
             subjects.map_err(|error| Failure::NotDone(error.to_string()))
@@ -199,6 +200,50 @@ impl Bucket {
         };
         self.api::<Value>("STREAM.PURGE", &request).await.map(|_| ())
     }
+}
+
+/// Publishes to the stream `name`, once; none if the newest message of the subject is not the one that was expected.
+pub(super) async fn publish(
+    client: &Client,
+    name: &str,
+    subject: &str,
+    headers: HeaderMap,
+    payload: Bytes,
+) -> Result<Option<PublishAck>, Failure> {
+    connected(client)?;
+    let size = payload.len();
+    let request = Request::new().headers(headers).payload(payload).timeout(Some(ATTEMPT));
+    let answer = client.send_request(subject.to_owned(), request).await.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => Failure::NotDone(format!("the stream {name} has no leader")),
+        RequestErrorKind::MaxPayloadExceeded => Failure::Final(too_large(client, size)),
+        RequestErrorKind::InvalidSubject => Failure::lasting(error),
+        _ => Failure::Unknown(error.to_string()),
+    })?;
+    match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
+        Ok(Response::Ok(ack)) => Ok(Some(ack)),
+        Ok(Response::Err { error }) => match error.error_code() {
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Ok(None),
+            ErrorCode::STREAM_STORE_FAILED if error.to_string().contains("maximum bytes") => {
+                Err(Failure::lasting(format!(
+                    "the stream {name} is full, its max_bytes is reached: delete something, or raise it with \
+                     `nats stream edit {name} --max-bytes …`"
+                )))
+            }
+            ErrorCode::MESSAGE_TTL_DISABLED => Err(Failure::lasting(format!(
+                "messages of the stream {name} may not expire: allow it with `nats stream edit {name} --allow-msg-ttl`"
+            ))),
+            _ => Err(refused(&error)),
+        },
+        Err(error) => Err(Failure::Unknown(format!("an answer that is none: {error}"))),
+    }
+}
+
+/// For a message of `size` bytes.
+pub(super) fn too_large(client: &Client, size: usize) -> StoreError {
+    StoreError::Invalid(format!(
+        "{size} bytes are too many for this NATS: its max_payload is {} bytes, headers included",
+        client.max_payload()
+    ))
 }
 
 /// Nothing is sent while there is no connection: async-nats would keep it, and send it when nobody waits for it any more.

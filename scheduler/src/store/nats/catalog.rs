@@ -102,7 +102,7 @@ impl CatalogStore for NatsCatalog {
 
     fn delete<'a>(&'a self, key: &'a str, expected: Version) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            match self.bucket.mark_deleted("deleting a record", &self.subject(key)?, expected).await? {
+            match self.bucket.mark_deleted("deleting a record", &self.subject(key)?, expected, None).await? {
                 Outcome::Written(_) => Ok(()),
                 Outcome::Clash => Err(StoreError::Conflict(format!("`{key}`"))),
             }

@@ -77,7 +77,7 @@ fn keep(page: &mut BTreeSet<String>, key: String, after: Option<&str>) {
     }
 }
 
-fn decode(hex: &str) -> Option<String> {
+pub(super) fn decode(hex: &str) -> Option<String> {
     let pairs = hex.as_bytes().chunks(2);
     let bytes = pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
     String::from_utf8(bytes.collect::<Option<Vec<u8>>>()?).ok()

@@ -1,12 +1,11 @@
 //! [`KeyValue`] as one JetStream bucket for all guests: key `k` of the store `s` is `$KV.<bucket>.s.<k in hex>`.
 //!
 //! Hex makes any text a subject token and keeps the order of keys. One bucket, because each is a Raft group of its own
-//! and a server carries few of them. A deletion leaves nothing behind: nobody watches, and versions, the sequences of the
-//! stream, never come again. Bounds: those of the store module; two listings at once on a node, each of which makes a consumer.
+//! and a server carries few of them. A deletion leaves a marker for a day, so that those who follow changes learn of it;
+//! versions, the sequences of the stream, never come again. Bounds: those of the store module; two listings at once on a node, each of which makes a consumer.
 
 use bytes::Bytes;
 use dunlin_api::{BoxFuture, KeyValue, StoreError, Version};
-use serde_json::{Value, json};
 use std::{fmt::Write, time::Duration};
 use tokio::{
     sync::Semaphore,
@@ -14,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    attempt::{attempts, attempts_of, jitter},
+    attempt::{attempts_of, jitter},
     bucket::{Bucket, Outcome},
     keys,
 };
@@ -26,6 +25,8 @@ const LISTINGS: usize = 2;
 const LISTING: Duration = Duration::from_secs(20);
 /// How long a write competes with others for a key.
 const CONTEST: Duration = Duration::from_secs(10);
+/// How long who follows changes may be away and still learn of a deletion.
+const MARKER: Duration = Duration::from_secs(86_400);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
@@ -56,20 +57,19 @@ impl NatsKeyValue {
         }
     }
 
-    /// Removes the message that is the newest now, and no later one: so a second attempt harms nobody.
+    /// Leaves a marker, which tells the consumers of changes, for [`MARKER`]. By compare-and-set, as [`set`](Self::set).
     async fn delete(&self, store: &str, key: &str) -> Result<(), StoreError> {
         let (what, subject) = ("deleting a key", self.subject(store, key)?);
-        let Some(found) = self.bucket.last(what, &subject).await? else { return Ok(()) };
-        let request = json!({ "seq": found.sequence, "no_erase": true });
-        let removed = attempts(what, |_| self.bucket.api::<Value>("STREAM.MSG.DELETE", &request)).await;
-        match removed {
-            Ok(_) => Ok(()),
-            // An earlier attempt or another writer removed it already.
-            Err(error) => match self.bucket.last(what, &subject).await? {
-                Some(last) if last.sequence == found.sequence => Err(error),
-                _ => Ok(()),
-            },
+        let (end, mut pause) = (Instant::now() + CONTEST, FIRST_PAUSE);
+        while Instant::now() < end {
+            let Some((_, version)) = self.bucket.live(what, &subject).await? else { return Ok(()) };
+            if let Outcome::Written(_) = self.bucket.mark_deleted(what, &subject, version, Some(MARKER)).await? {
+                return Ok(());
+            }
+            sleep(jitter(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        Err(contested(what))
     }
 
     /// By compare-and-set although the caller expects nothing: what async-nats still holds of a write whose caller has given
@@ -108,8 +108,7 @@ impl NatsKeyValue {
             sleep(jitter(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        let seconds = CONTEST.as_secs();
-        Err(StoreError::Unavailable(format!("{what}: others wrote it first for {seconds} s")))
+        Err(contested(what))
     }
 
     async fn keys(&self, store: &str, after: Option<&str>) -> Result<Vec<String>, StoreError> {
@@ -118,6 +117,10 @@ impl NatsKeyValue {
         let _place = self.listings.acquire().await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
         attempts_of("listing keys", LISTING, |_| keys::page(&self.bucket, store, after)).await
     }
+}
+
+fn contested(what: &str) -> StoreError {
+    StoreError::Unavailable(format!("{what}: others wrote it first for {} s", CONTEST.as_secs()))
 }
 
 fn add(value: &[u8], delta: i64) -> Result<i64, &'static str> {

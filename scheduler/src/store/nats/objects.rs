@@ -1,6 +1,6 @@
-//! The objects of an Object Store bucket (ADR-20) whose names are the SHA-256 of their bytes.
+//! The objects of an Object Store bucket (ADR-20).
 //!
-//! Used by the artifact store. An object is one message that describes it and chunks under the subject that it names.
+//! Used by the store of artifacts, whose names are the SHA-256 of their bytes, and by that of bodies. An object is one message that describes it and chunks under the subject that it names.
 //! Reading verifies. Bounds: one chunk in memory.
 
 use async_nats::{
@@ -11,9 +11,15 @@ use base64::{Engine, engine::general_purpose::URL_SAFE};
 use bytes::Bytes;
 use dunlin_api::{Digest, StoreError};
 use sha2::{Digest as _, Sha256};
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
 
-use super::bucket::{Bucket, Outcome};
+use super::{
+    bucket::{Bucket, Outcome},
+    upload::Received,
+};
 
 /// The bucket as a set of objects.
 pub(super) struct Objects {
@@ -22,7 +28,7 @@ pub(super) struct Objects {
     pub(super) upload_age: Duration,
 }
 
-/// What is known of a stored artifact.
+/// What is known of a stored object.
 pub(super) struct Object {
     pub(super) info: ObjectInfo,
     /// The sequence of the message about it.
@@ -31,22 +37,22 @@ pub(super) struct Object {
 }
 
 impl Objects {
-    pub(super) fn subject(&self, digest: Digest) -> String {
-        format!("{}M.{}", self.bucket.prefix, URL_SAFE.encode(digest.to_string()))
+    pub(super) fn subject(&self, name: &str) -> String {
+        format!("{}M.{}", self.bucket.prefix, URL_SAFE.encode(name))
     }
 
     pub(super) fn chunks(&self, nuid: &str) -> String {
         format!("{}C.{nuid}", self.bucket.prefix)
     }
 
-    async fn find(&self, digest: Digest) -> Result<Option<Object>, StoreError> {
-        let found = self.bucket.last("reading about an artifact", &self.subject(digest)).await?;
+    pub(super) async fn find(&self, name: &str) -> Result<Option<Object>, StoreError> {
+        let found = self.bucket.last("reading about an object", &self.subject(name)).await?;
         found.map(object).transpose().map(|found| found.filter(|object| !object.info.deleted))
     }
 
     /// Reads an artifact that is there and intact.
     pub(super) async fn read(&self, digest: Digest, mut take: impl FnMut(Bytes)) -> Result<Object, StoreError> {
-        let Some(object) = self.find(digest).await? else {
+        let Some(object) = self.find(&digest.to_string()).await? else {
             return Err(StoreError::NotFound(format!("the artifact {digest}")));
         };
         let corrupt = |reason: String| Err(StoreError::Corrupt(format!("the artifact {digest}"), reason));
@@ -76,7 +82,7 @@ impl Objects {
                 Ok(object) => return Ok(Some(object)),
                 Err(StoreError::NotFound(_)) => return Ok(None),
                 Err(StoreError::Corrupt(..)) => {
-                    let now = match self.find(digest).await {
+                    let now = match self.find(&digest.to_string()).await {
                         Err(StoreError::Corrupt(..)) => None,
                         found => found?.map(|object| object.info.nuid),
                     };
@@ -90,21 +96,57 @@ impl Objects {
         }
     }
 
-    /// Writes the message about an artifact; clashes if it is not `expected` that it replaces.
-    pub(super) async fn announce(
-        &self,
-        digest: Digest,
-        info: &ObjectInfo,
-        expected: u64,
-    ) -> Result<Outcome, StoreError> {
+    /// The description of an upload under `nuid` as the object `name`.
+    pub(super) fn describe(&self, name: String, nuid: String, received: &Received) -> ObjectInfo {
+        ObjectInfo {
+            name,
+            description: None,
+            metadata: [].into(),
+            headers: None,
+            options: None,
+            bucket: self.bucket.prefix.trim_start_matches("$O.").trim_end_matches('.').to_owned(),
+            nuid,
+            size: received.size,
+            chunks: received.chunks,
+            modified: None,
+            digest: Some(format!("SHA-256={}", URL_SAFE.encode(received.digest.as_bytes()))),
+            deleted: false,
+        }
+    }
+
+    /// Writes the message about an object; clashes if it is not `expected` that it replaces.
+    pub(super) async fn announce(&self, info: &ObjectInfo, expected: u64) -> Result<Outcome, StoreError> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Rollup", "sub");
         let json = serde_json::to_vec(info).map_err(|e| StoreError::Invalid(e.to_string()))?;
-        self.bucket.write("keeping an artifact", &self.subject(digest), headers, json.into(), Some(expected)).await
+        self.bucket.write("keeping an object", &self.subject(&info.name), headers, json.into(), Some(expected)).await
+    }
+
+    /// All objects. Chunks that none of them has are removed, unless they may be an upload under way.
+    pub(super) async fn list(&self) -> Result<Vec<Object>, StoreError> {
+        let uploads = self.bucket.subjects("listing objects", &self.chunks("*")).await?;
+        let found = self.bucket.newest("listing objects", &format!("{}M.*", self.bucket.prefix)).await?;
+        let objects: Vec<_> = found.into_iter().filter_map(|m| object(m).ok()).filter(|o| !o.info.deleted).collect();
+        let visible: HashSet<_> = objects.iter().map(|object| self.chunks(&object.info.nuid)).collect();
+        for orphan in uploads.iter().filter(|upload| !visible.contains(*upload)) {
+            self.sweep(orphan).await?;
+        }
+        Ok(objects)
+    }
+
+    /// Removes an object, the bytes last.
+    pub(super) async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        let (what, subject) = ("deleting an object", self.subject(name));
+        let Some(found) = self.bucket.last(what, &subject).await? else { return Ok(()) };
+        self.bucket.purge(what, &subject, Some(found.sequence)).await?;
+        if let Ok(object) = object(found) {
+            self.drop_chunks(&object.info.nuid).await;
+        }
+        Ok(())
     }
 
     /// Removes chunks that no object has, unless they may be an upload under way.
-    pub(super) async fn sweep(&self, chunks: &str) -> Result<(), StoreError> {
+    async fn sweep(&self, chunks: &str) -> Result<(), StoreError> {
         let Some(newest) = self.bucket.last("sweeping uploads", chunks).await? else { return Ok(()) };
         let age = SystemTime::now().duration_since(newest.time.into()).unwrap_or_default();
         if age > self.upload_age {
@@ -116,7 +158,7 @@ impl Objects {
     /// Chunks that stay because this fails are invisible and swept later.
     pub(super) async fn drop_chunks(&self, nuid: &str) {
         if let Err(error) = self.bucket.purge("removing chunks", &self.chunks(nuid), None).await {
-            tracing::warn!(%error, nuid, "chunks of an artifact stay behind until they are swept");
+            tracing::warn!(%error, nuid, "chunks of an object stay behind until they are swept");
         }
     }
 }

@@ -3,6 +3,7 @@
 use async_nats::{HeaderMap, jetstream::message::StreamMessage};
 use bytes::Bytes;
 use dunlin_api::{StoreError, Version};
+use std::time::Duration;
 
 use super::bucket::{Bucket, OPERATION, Outcome};
 
@@ -57,18 +58,22 @@ impl Bucket {
         Ok(Outcome::Clash)
     }
 
-    /// Writes the marker of a deletion if the version of `subject` still is `expected`.
+    /// Writes the marker of a deletion if the version of `subject` still is `expected`; it goes by itself after `ttl`.
     pub(super) async fn mark_deleted(
         &self,
         what: &str,
         subject: &str,
         expected: Version,
+        ttl: Option<Duration>,
     ) -> Result<Outcome, StoreError> {
         if expected == 0 {
             return Ok(Outcome::Clash);
         }
         let mut headers = HeaderMap::new();
         headers.insert(OPERATION, "DEL");
+        if let Some(ttl) = ttl {
+            headers.insert("Nats-TTL", format!("{}s", ttl.as_secs()));
+        }
         self.write(what, subject, headers, Bytes::new(), Some(expected)).await
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     store::{ArtifactStore, CatalogStore},
 };
 
-async fn buckets(server: &NatsServer) -> [Bucket; 3] {
+async fn buckets(server: &NatsServer) -> [Bucket; 8] {
     let (cluster, node) = ("test".parse().unwrap(), "a".parse().unwrap());
     let nats = Nats::connect(&NatsConfig::new(server.url(), cluster, node)).await.unwrap();
     let opened = plans(&nats.cluster).map(|plan| open(&nats.jetstream, plan));
@@ -45,7 +45,7 @@ async fn a_listing_removes_old_markers_and_what_they_cover_and_nothing_else() {
 #[tokio::test]
 async fn a_listing_removes_what_is_left_of_old_uploads_and_no_artifact() {
     let server = NatsServer::start();
-    let [_, _, bucket] = buckets(&server).await;
+    let [_, _, bucket, ..] = buckets(&server).await;
     let mut artifacts = NatsArtifacts::new(bucket.clone());
     let digest = Digest::of(b"component");
     let whole = stream::iter([Ok(Bytes::from_static(b"component"))]).boxed();

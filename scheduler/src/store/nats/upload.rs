@@ -13,6 +13,7 @@ use crate::store::{ByteStream, PutError};
 pub(super) struct Received {
     pub(super) size: usize,
     pub(super) chunks: usize,
+    pub(super) digest: Digest,
 }
 
 /// Writes `bytes` as messages of `subject` (none = only reads them), of `chunk_bytes` each but the last.
@@ -23,39 +24,34 @@ pub(super) async fn receive(
     bucket: &Bucket,
     subject: Option<&str>,
     chunk_bytes: usize,
-    digest: Digest,
     mut bytes: ByteStream<'_>,
     max: ByteSize,
 ) -> Result<Received, PutError> {
     let (mut hash, mut gathered) = (Sha256::new(), BytesMut::new());
-    let mut received = Received { size: 0, chunks: 0 };
+    let (mut size, mut chunks) = (0, 0);
     while let Some(piece) = bytes.next().await {
         let piece = piece.map_err(PutError::Source)?;
-        received.size += piece.len();
-        if received.size as u64 > max.bytes() {
+        size += piece.len();
+        if size as u64 > max.bytes() {
             return Err(PutError::TooLarge { limit: max });
         }
         hash.update(&piece);
         gathered.extend_from_slice(&piece);
         while gathered.len() >= chunk_bytes {
             write(bucket, subject, gathered.split_to(chunk_bytes).freeze()).await?;
-            received.chunks += 1;
+            chunks += 1;
         }
     }
     if !gathered.is_empty() {
         write(bucket, subject, gathered.freeze()).await?;
-        received.chunks += 1;
+        chunks += 1;
     }
-    let actual = Digest::from_bytes(hash.finalize().into());
-    if actual != digest {
-        return Err(PutError::WrongDigest { expected: digest, actual });
-    }
-    Ok(received)
+    Ok(Received { size, chunks, digest: Digest::from_bytes(hash.finalize().into()) })
 }
 
 async fn write(bucket: &Bucket, subject: Option<&str>, chunk: Bytes) -> Result<(), PutError> {
     if let Some(subject) = subject {
-        bucket.write("writing an artifact", subject, HeaderMap::new(), chunk, None).await?;
+        bucket.write("writing an object", subject, HeaderMap::new(), chunk, None).await?;
     }
     Ok(())
 }
