@@ -181,8 +181,10 @@ impl Bound {
             logs,
             lines: wired.lines,
             invoke: Arc::new(ByName(Caller::new(router.clone(), front.clone()))),
+            calls: None,
             load: Arc::new(move || load.load()),
             control: wired.control,
+            events: None,
             looks_only: http_addr.is_none(),
             stop: admin_stop.clone(),
         };

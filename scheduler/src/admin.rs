@@ -21,20 +21,32 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    catalog::Catalog, control::Control, deploy::Deployer, log_hub::LogHub, log_share::Lines, store::ArtifactStore,
+    calls::AsyncCalls,
+    catalog::Catalog,
+    control::Control,
+    dead_letters::DeadLetters,
+    deploy::Deployer,
+    events::TriggerStats,
+    log_hub::LogHub,
+    log_share::Lines,
+    store::{ArtifactStore, events::Bus},
 };
 
 mod artifacts;
+mod dead_letters;
 mod extract;
 mod functions;
 mod guard;
+mod invocations;
 mod invoke;
 mod logs;
 mod node;
 mod nodes;
 mod problem;
+mod publish;
 mod schema;
 mod serve;
+mod triggers;
 
 pub use guard::{Failures, Token, WeakToken};
 use schema::Security;
@@ -75,14 +87,36 @@ pub struct Admin {
     pub lines: Arc<dyn Lines>,
     /// Runs functions by name.
     pub invoke: Arc<dyn InvokeByName>,
+    /// Calls that nobody waits for; none = it takes none.
+    pub calls: Option<Arc<dyn AsyncCalls>>,
     /// How busy this node is.
     pub load: Arc<dyn Fn() -> Load + Send + Sync>,
     /// The cluster.
     pub control: Arc<dyn Control>,
+    /// Messages and what became of them; none on a node that takes no part in events.
+    pub events: Option<AdminEvents>,
     /// Whether this node only runs functions: then nothing can be changed through it.
     pub looks_only: bool,
     /// Ends [`serve`] and the streams it serves.
     pub stop: CancellationToken,
+}
+
+/// What the API shows and changes of events.
+pub struct AdminEvents {
+    /// Where messages are published.
+    pub bus: Arc<dyn Bus>,
+    /// Events that were given up.
+    pub dead: Arc<DeadLetters>,
+    /// What became of the events of this node's triggers.
+    pub stats: Arc<dyn Fn() -> Vec<TriggerStats> + Send + Sync>,
+}
+
+impl Admin {
+    fn events(&self) -> problem::Answer<&AdminEvents> {
+        let detail = "this node takes no part in events: ask one that does";
+        let absent = || problem::Failure::new(http::StatusCode::NOT_IMPLEMENTED, "no-events", detail);
+        self.events.as_ref().ok_or_else(absent)
+    }
 }
 
 /// Runs a function whatever its routes are. Implemented over the router by whoever wires a node together.
@@ -158,7 +192,14 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .routes(routes!(functions::list))
         .routes(routes!(functions::show, functions::remove))
         .routes(routes!(functions::deploy))
+        .routes(routes!(invocations::status, invocations::cancel))
+        .routes(routes!(invocations::result))
         .routes(routes!(logs::logs))
+        .routes(routes!(publish::publish))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::show, dead_letters::purge))
+        .routes(routes!(dead_letters::payload))
+        .routes(routes!(dead_letters::redrive))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::forget))
         .routes(routes!(nodes::drain, nodes::undrain))

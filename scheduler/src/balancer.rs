@@ -29,6 +29,7 @@ pub use budget::RetryBudget;
 pub use explain::{Explanation, Verdict};
 pub use health::Failure;
 pub use rendezvous::RevisionKey;
+pub(crate) use rendezvous::place;
 pub use sent::{Refused, Sent};
 
 use dunlin_api::{Load, NodeName, Placement};

@@ -1,7 +1,7 @@
 //! Deploys: from an uploaded artifact and settings to a revision that serves.
 //!
-//! Called by [`crate::admin`]. The order is check → prepare → write the revision → compare-and-set the deployment, so traffic
-//! moves only to a revision that some node has ready, and a deploy that fails or is cut off anywhere leaves the old one serving.
+//! Called by [`crate::admin`]. The order is check → prepare → consumers of its triggers → write the revision → compare-and-set
+//! the deployment, so traffic moves only to a revision that some node has ready, no event after the deploy is missed, and a deploy that fails or is cut off anywhere leaves the old one serving.
 //! The same bytes with the same settings change nothing. A caller that leaves ends its deploy at the next step; what was
 //! committed by then holds and is published. Bounds: 4 deploys run (each may hold one component in memory) and
 //! 256 more wait; the rest is refused at once.
@@ -17,7 +17,7 @@ use crate::{
     catalog::{Catalog, Entry, KEPT_REVISIONS},
     routes::check_routes,
     snapshot::Snapshot,
-    store::ArtifactStore,
+    store::{ArtifactStore, events::EventStores},
 };
 
 mod claims;
@@ -25,6 +25,7 @@ mod error;
 mod messages;
 mod nodes;
 mod sweep;
+pub(crate) mod triggers;
 
 pub use error::DeployError;
 pub use messages::{DeployRequest, DeployResult, NodeReady};
@@ -53,6 +54,7 @@ pub struct Deployer {
     switching: Semaphore,
     unreferenced: Notify,
     served: Option<watch::Receiver<Arc<Snapshot>>>,
+    events: Option<EventStores>,
 }
 
 impl Deployer {
@@ -73,6 +75,7 @@ impl Deployer {
             switching: Semaphore::new(1),
             unreferenced: Notify::new(),
             served: None,
+            events: None,
         }
     }
 
@@ -82,6 +85,18 @@ impl Deployer {
     pub fn waiting_for(mut self, served: watch::Receiver<Arc<Snapshot>>) -> Self {
         self.served = Some(served);
         self
+    }
+
+    /// Makes triggers beside HTTP possible: without these stores a function that has one is refused.
+    #[must_use]
+    pub fn with_events(mut self, events: EventStores) -> Self {
+        self.events = Some(events);
+        self
+    }
+
+    /// What was given by [`with_events`](Self::with_events).
+    pub(crate) fn events(&self) -> Option<&EventStores> {
+        self.events.as_ref()
     }
 
     /// Makes `request` the serving revision of its function.
@@ -96,6 +111,8 @@ impl Deployer {
         self.check_expected(&request).await?;
         let revision = Arc::new(self.revision(&request).await?);
         let nodes = nodes::ready_somewhere(&*self.nodes, &revision).await?;
+        let deployed = self.catalog.snapshot().functions.get(&revision.function).cloned();
+        triggers::prepare(self.events.as_ref(), deployed.as_deref(), &revision).await?;
         let (version, changed) = self.switch(&revision, request.expected).await?;
         if changed {
             self.until_served(&revision.function, version).await;
@@ -112,20 +129,37 @@ impl Deployer {
         })
     }
 
-    /// Ends the deployment of `name` and forgets its revisions. Invocations that run are not interrupted.
+    /// Ends the deployment of `name` and forgets its revisions and its places in streams. Invocations that run are not
+    /// interrupted. Events that wait for it are given up only if `discard` says so. What an earlier removal or a deploy
+    /// that failed left behind is removed as well.
     ///
     /// # Errors
-    /// `NoFunction`, or the store failed.
-    pub async fn remove(&self, name: &FunctionName) -> Result<(), DeployError> {
+    /// `NoFunction`, `EventsWait`, or the store failed.
+    pub async fn remove(&self, name: &FunctionName, discard: bool) -> Result<(), DeployError> {
         let _switch = turn(&self.switching).await;
-        let (entry, version) = self.catalog.entry(name).await?.ok_or_else(|| DeployError::NoFunction(name.clone()))?;
-        self.catalog.remove(name, version).await?;
-        claims::release(&self.catalog, name).await?;
-        for id in &entry.deployment.revisions {
-            self.catalog.forget(name, id).await?;
+        let entry = self.catalog.entry(name).await?;
+        let remains = match &self.events {
+            Some(events) => Some(triggers::Remains::find(events, name).await?),
+            None => None,
+        };
+        if entry.is_none() && remains.as_ref().is_none_or(triggers::Remains::is_empty) {
+            return Err(DeployError::NoFunction(name.clone()));
         }
-        self.unreferenced.notify_one();
-        tracing::info!(function = %name, "removed");
+        if let Some(remains) = remains.as_ref().filter(|_| !discard) {
+            remains.check_nothing_waits(name).await?;
+        }
+        if let Some((entry, version)) = entry {
+            self.catalog.remove(name, version).await?;
+            claims::release(&self.catalog, name).await?;
+            for id in &entry.deployment.revisions {
+                self.catalog.forget(name, id).await?;
+            }
+            self.unreferenced.notify_one();
+        }
+        if let Some(remains) = remains {
+            remains.remove(name).await?;
+        }
+        tracing::info!(function = %name, discard, "removed");
         Ok(())
     }
 

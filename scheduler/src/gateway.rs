@@ -7,6 +7,7 @@
 
 mod accept;
 mod arrival;
+mod asking;
 mod call;
 mod config;
 mod connection;
@@ -26,20 +27,25 @@ use std::sync::{
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::router::Router;
+use crate::{calls::AsyncCalls, router::Router};
 pub use call::Caller;
+pub(crate) use call::without_hop_fields;
 pub use config::Config;
+pub(crate) use exchange::presentable;
+pub(crate) use intake::{Bounds as BodyBounds, bounded};
 
 /// The HTTP front of one node.
 pub struct Gateway<I> {
     router: Arc<Router<I>>,
     config: Config,
+    calls: Option<Arc<dyn AsyncCalls>>,
 }
 
 /// What all connections of a gateway share.
 struct Shared<I> {
     router: Arc<Router<I>>,
     config: Config,
+    calls: Option<Arc<dyn AsyncCalls>>,
     builders: connection::Builders,
     stop: CancellationToken,
     /// The same as `stop`, for those who look often.
@@ -49,7 +55,14 @@ struct Shared<I> {
 impl<I: Invoke> Gateway<I> {
     /// A front for `router`.
     pub fn new(router: Arc<Router<I>>, config: Config) -> Self {
-        Self { router, config }
+        Self { router, config, calls: None }
+    }
+
+    /// Takes calls that nobody waits for (`Prefer: respond-async`), and answers below `/_dunlin/` what became of them.
+    #[must_use]
+    pub fn with_calls(mut self, calls: Arc<dyn AsyncCalls>) -> Self {
+        self.calls = Some(calls);
+        self
     }
 
     /// Serves `listener` until `shutdown`, then takes no more connections, finishes what is in flight, and returns when
@@ -60,6 +73,7 @@ impl<I: Invoke> Gateway<I> {
             builders: connection::Builders::new(&self.config, streams.clone()),
             router: self.router,
             config: self.config,
+            calls: self.calls,
             stop: CancellationToken::new(),
             stopping: AtomicBool::new(false),
         });

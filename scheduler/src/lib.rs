@@ -6,10 +6,14 @@
 
 pub mod admin;
 pub mod balancer;
+pub mod calls;
 pub mod catalog;
 pub mod control;
+pub mod cron;
+pub mod dead_letters;
 pub mod deploy;
 pub mod dispatch;
+pub mod events;
 pub mod gateway;
 pub mod log_hub;
 pub mod log_share;

@@ -20,3 +20,11 @@ pub struct Deployed {
     /// The serving revisions with their weights, resolved.
     pub serving: Vec<(Arc<Revision>, u32)>,
 }
+
+impl Deployed {
+    /// The revision whose triggers beside HTTP count: the one that serves with the largest weight.
+    pub fn triggering(&self) -> Option<&Arc<Revision>> {
+        let serving = self.serving.iter().filter(|(_, weight)| *weight > 0);
+        serving.max_by_key(|(revision, weight)| (*weight, revision.created_ms)).map(|(revision, _)| revision)
+    }
+}

@@ -14,8 +14,8 @@ use super::problem::Failure;
 
 /// Largest JSON body: settings are small, and the catalog keeps no larger record.
 const MAX_JSON_BYTES: usize = 1 << 20;
-/// A JSON body must be there by then.
-const JSON_TIMEOUT: Duration = Duration::from_secs(30);
+/// A body that is read whole must be there by then.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The first parameter of the path, parsed.
 pub(super) struct Parameter<T>(pub(super) T);
@@ -63,23 +63,24 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             let detail = "send the body as content-type: application/json";
             return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", detail));
         }
-        let bytes = read(request.into_body()).await?;
+        let bytes = read(request.into_body(), MAX_JSON_BYTES).await?;
         serde_json::from_slice(&bytes).map(Self).map_err(|e| {
             Failure::new(StatusCode::BAD_REQUEST, "malformed-json", format!("the body is not as it should be: {e}"))
         })
     }
 }
 
-async fn read(body: Body) -> Result<bytes::Bytes, Failure> {
-    let collected = tokio::time::timeout(JSON_TIMEOUT, Limited::new(body, MAX_JSON_BYTES).collect()).await;
+/// The whole body, if it has at most `limit` bytes.
+pub(super) async fn read(body: Body, limit: usize) -> Result<bytes::Bytes, Failure> {
+    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
     let late = || {
-        let detail = format!("the body did not arrive within {} s", JSON_TIMEOUT.as_secs());
+        let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
         Failure::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
     };
     match collected.map_err(|_| late())? {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
-            let detail = format!("the body is larger than {MAX_JSON_BYTES} bytes");
+            let detail = format!("the body is larger than {limit} bytes");
             Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail))
         }
         Err(error) => Err(Failure::new(StatusCode::BAD_REQUEST, "broken-body", error.to_string())),

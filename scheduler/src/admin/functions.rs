@@ -11,6 +11,7 @@ use super::{
     extract::{Json, Name, Params},
     problem::{Answer, Failure},
     schema::{self, Problem},
+    triggers::{self, Trigger},
 };
 use crate::{
     deploy::{DeployError, DeployRequest, DeployResult, show_route},
@@ -28,6 +29,14 @@ pub(super) struct Page {
     after: Option<FunctionName>,
     /// At most this many, 1 to 1,000.
     limit: Option<usize>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Removal {
+    /// Whether events that wait for it are given up. Without it they are a reason not to remove it.
+    #[serde(default)]
+    discard_events: bool,
 }
 
 /// Functions in order of their names.
@@ -68,6 +77,8 @@ pub(super) struct FunctionDetails {
     /// The revisions kept, newest last.
     #[schema(value_type = Vec<schema::Revision>)]
     revisions: Vec<Revision>,
+    /// What fires it beside HTTP.
+    triggers: Vec<Trigger>,
 }
 
 /// What to deploy.
@@ -112,15 +123,21 @@ pub(super) async fn show(State(admin): State<Shared>, name: Name) -> Answer<Json
     let deployed = admin.catalog.snapshot().functions.get(&name.0).cloned();
     let revisions = admin.catalog.revisions(&name.0).await?;
     let (deployed, revisions) = deployed.zip(revisions).ok_or(DeployError::NoFunction(name.0))?;
-    Ok(JsonAnswer(FunctionDetails { summary: summary(&deployed), revisions }))
+    // Boxed: see `deploy`.
+    let stats = admin.events.as_ref().map(|events| (events.stats)()).unwrap_or_default();
+    let triggers = Box::pin(triggers::of(&deployed, admin.deployer.events(), &stats)).await;
+    Ok(JsonAnswer(FunctionDetails { summary: summary(&deployed), revisions, triggers }))
 }
 
 /// Removes a function with all its revisions.
 #[utoipa::path(delete, path = "/v1/functions/{name}", tag = "functions",
-    params(("name" = String, Path, description = "The function")),
-    responses((status = 204, description = "It is removed"), (status = 404, body = Problem)))]
-pub(super) async fn remove(State(admin): State<Shared>, name: Name) -> Answer<StatusCode> {
-    admin.deployer.remove(&name.0).await?;
+    params(("name" = String, Path, description = "The function"), Removal),
+    responses(
+        (status = 204, description = "It is removed"), (status = 404, body = Problem),
+        (status = 409, body = Problem, description = "Events wait for it"),
+    ))]
+pub(super) async fn remove(State(admin): State<Shared>, name: Name, how: Params<Removal>) -> Answer<StatusCode> {
+    Box::pin(admin.deployer.remove(&name.0, how.0.discard_events)).await?;
     admin.logs.forget(&name.0);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -13,9 +13,11 @@ use std::time::Duration;
 use super::{
     Admin, CallError, Shared,
     extract::Name,
+    invocations,
     problem::{Answer, Failure},
     schema::Problem,
 };
+use crate::calls::fields::{PREFER, Preferences};
 
 const REVISION: HeaderName = HeaderName::from_static("dunlin-revision");
 const NODE: HeaderName = HeaderName::from_static("dunlin-node");
@@ -25,7 +27,8 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Calls a function at `/`, with any method.
 #[utoipa::path(method(get, post, put, delete, patch), path = "/v1/functions/{name}/invoke", tag = "functions",
     params(("name" = String, Path, description = "The function")),
-    responses((status = "default", description = "The function's answer"), (status = 404, body = Problem)))]
+    responses((status = "default", description = "The function's answer; 202 with a location at once if `Prefer` is `respond-async`"),
+        (status = 404, body = Problem)))]
 pub(super) async fn call(state: State<Shared>, name: Name, request: Request) -> Answer<Response> {
     run(&state.0, name.0, request).await
 }
@@ -47,6 +50,13 @@ async fn run(admin: &Admin, name: FunctionName, request: Request) -> Answer<Resp
     }
     parts.extensions.clear();
     let body = if body.is_end_stream() { Body::Empty } else { Body::stream(body) };
+    if admin.calls.is_some() && parts.headers.contains_key(PREFER) {
+        let preferences = Preferences::of(&parts.headers);
+        if preferences.respond_async {
+            let request = http::Request::from_parts(parts, body);
+            return Box::pin(invocations::submit(admin, &name, request, preferences)).await;
+        }
+    }
     match admin.invoke.call(name, http::Request::from_parts(parts, body)).await {
         Ok(response) => Ok(shown(admin, response)),
         Err(CallError { error, invocation, started }) => {
@@ -81,10 +91,15 @@ fn shown(admin: &Admin, mut response: http::Response<Body>) -> Response {
     if let Some(timing) = timing {
         show_timing(headers, &timing);
     }
-    // A page of a guest, opened here in a browser, must not run with the rights of this API's origin.
+    sandboxed(response.map(AxumBody::new).into_response())
+}
+
+/// A page of a guest, opened here in a browser, must not run with the rights of this API's origin.
+pub(super) fn sandboxed(mut response: Response) -> Response {
+    let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response.map(AxumBody::new).into_response()
+    response
 }
 
 fn show_timing(headers: &mut HeaderMap, timing: &Timing) {

@@ -50,7 +50,12 @@ impl From<DeployError> for Failure {
     fn from(error: DeployError) -> Self {
         let (status, code) = error.problem();
         // Inside of the store stays in the log.
-        let detail = if let DeployError::Store(StoreError::Unavailable(_)) = &error {
+        let unavailable = matches!(
+            &error,
+            DeployError::Store(StoreError::Unavailable(_))
+                | DeployError::Trigger { source: StoreError::Unavailable(_), .. }
+        );
+        let detail = if unavailable {
             tracing::error!(%error, "a request failed in the store");
             "the store failed: the log of this node says why, and in a cluster `dunlin doctor` whether NATS does"
                 .to_owned()

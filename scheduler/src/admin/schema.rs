@@ -40,7 +40,80 @@ pub(super) struct Settings {
     kv: Vec<String>,
     instances: Instances,
     http: Vec<HttpTrigger>,
+    /// Subjects it may publish to.
+    publish: Option<Vec<String>>,
+    nats: Option<Vec<SubjectTrigger>>,
+    stream: Option<Vec<StreamTrigger>>,
+    cron: Option<Vec<CronTrigger>>,
+    changes: Option<Vec<ChangeTrigger>>,
+    r#async: Option<AsyncCalls>,
     place: Option<Placement>,
+}
+
+/// A core NATS subject that fires a function: at most once.
+#[derive(ToSchema)]
+pub(super) struct SubjectTrigger {
+    subject: String,
+    /// Messages that run at once on one node.
+    concurrency: Option<u32>,
+}
+
+/// A stream that fires a function: at least once.
+#[derive(ToSchema)]
+pub(super) struct StreamTrigger {
+    subject: String,
+    /// An existing stream; absent = the one that takes the subject, or one that is made for it.
+    stream: Option<String>,
+    /// Where its consumer begins: `all`, `new`, or a time (RFC 3339).
+    from: Option<String>,
+    /// Which events wait for each other: `none`, `subject`, `token:N` or `all`.
+    order: Option<String>,
+    /// Events that run at once on one node.
+    concurrency: Option<u32>,
+    /// Deliveries that may fail before the event is a dead letter.
+    max_deliver: Option<u32>,
+    /// Waits after the first, second, … failed delivery, such as `1s`; the last one repeats.
+    backoff: Option<Vec<String>>,
+}
+
+/// A schedule that fires a function.
+#[derive(ToSchema)]
+pub(super) struct CronTrigger {
+    /// Five fields, or six with seconds in front.
+    schedule: String,
+    /// A name of the IANA time zone database; UTC by default.
+    timezone: Option<String>,
+    /// Ticks that came while no node ran: `skip`, `once` or `all`.
+    missed: Option<String>,
+    /// A tick while an earlier run has not ended: `skip`, `queue` or `allow`.
+    overlap: Option<String>,
+    max_deliver: Option<u32>,
+    backoff: Option<Vec<String>>,
+}
+
+/// Changes of keys that fire a function. One of `store`, `bucket` and `objects` is given.
+#[derive(ToSchema)]
+pub(super) struct ChangeTrigger {
+    /// A key-value store of functions.
+    store: Option<String>,
+    /// A key-value bucket of NATS.
+    bucket: Option<String>,
+    /// An object bucket of NATS.
+    objects: Option<String>,
+    /// Keys that matter; `*` stands for any text.
+    keys: Option<String>,
+    concurrency: Option<u32>,
+    max_deliver: Option<u32>,
+    backoff: Option<Vec<String>>,
+}
+
+/// How calls are tried that nobody waits for.
+#[derive(ToSchema)]
+pub(super) struct AsyncCalls {
+    max_deliver: Option<u32>,
+    backoff: Option<Vec<String>>,
+    /// How long a result is kept.
+    keep: Option<String>,
 }
 
 /// Constraints on the nodes that run a function.
@@ -183,7 +256,24 @@ mod tests {
         assert_eq!(properties::<Limits>(), members(&limits));
         let place = dunlin_api::Placement { labels: [("a".into(), "b".into())].into(), zone: Some("z".into()) };
         assert_eq!(properties::<Placement>(), members(&place));
-        assert_eq!(properties::<Settings>(), members(&dunlin_api::Settings { place, ..Default::default() }));
+        let full: dunlin_api::Settings = serde_json::from_value(serde_json::json!({
+            "publish": ["a"],
+            "nats": [{"subject": "a"}],
+            "stream": [{"subject": "a", "stream": "S", "from": "new", "order": "all", "concurrency": 1}],
+            "cron": [{"schedule": "@daily"}],
+            "changes": [{"store": "s", "concurrency": 1}],
+            "async": {"max_deliver": 1},
+        }))
+        .unwrap();
+        let full = dunlin_api::Settings { place, ..full };
+        assert_eq!(properties::<Settings>(), members(&full));
+        assert_eq!(properties::<SubjectTrigger>(), members(&full.nats[0]));
+        assert_eq!(properties::<StreamTrigger>(), members(&full.stream[0]));
+        assert_eq!(properties::<CronTrigger>(), members(&full.cron[0]));
+        let mut change = full.changes[0].clone();
+        (change.bucket, change.objects) = (Some("B".into()), Some("O".into()));
+        assert_eq!(properties::<ChangeTrigger>(), members(&change));
+        assert_eq!(properties::<AsyncCalls>(), members(&full.calls));
         assert_eq!(properties::<Instances>(), members(&dunlin_api::Instances::default()));
         assert_eq!(properties::<HttpTrigger>(), members(&trigger));
         assert_eq!(properties::<Load>(), members(&dunlin_api::Load::default()));

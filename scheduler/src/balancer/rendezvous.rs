@@ -5,7 +5,7 @@
 //! moves only what it had or gets. The hash is XXH3-64 of the node's name, seeded with the revision's key: its algorithm
 //! is fixed by its specification, so gateways of different versions and machines agree.
 
-use dunlin_api::{Placement, Revision};
+use dunlin_api::{NodeName, Placement, Revision};
 use std::sync::Arc;
 use twox_hash::XxHash3_64;
 
@@ -94,4 +94,12 @@ fn rank(revision: RevisionKey, candidate: &Candidate) -> f64 {
     // 52 bits and a half are exact in an f64, and the half keeps h off 0 and 1.
     let unit = ((hash >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
     -f64::from(candidate.slots) / unit.ln()
+}
+
+/// The place of `me` among `nodes` for `key`, 0 for the first, where all weigh the same; none if it is not among them.
+pub(crate) fn place(key: &str, nodes: &[NodeName], me: &NodeName) -> Option<usize> {
+    let seed = XxHash3_64::oneshot(key.as_bytes());
+    let rank = |node: &NodeName| (XxHash3_64::oneshot_with_seed(seed, node.as_str().as_bytes()), node.clone());
+    let mine = rank(me);
+    nodes.contains(me).then(|| nodes.iter().filter(|node| rank(node) > mine).count())
 }

@@ -1,6 +1,6 @@
 //! Why a deploy or a removal did not happen: variant → code → status.
 
-use dunlin_api::{Digest, FunctionName, Refusal, StoreError, Version};
+use dunlin_api::{Digest, FunctionName, Refusal, StoreError, Version, trigger::TriggerId};
 use http::StatusCode;
 
 use crate::routes::RouteError;
@@ -20,6 +20,40 @@ pub enum DeployError {
     /// A route is malformed or taken.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// What a trigger listens to cannot be listened to.
+    #[error("the trigger `{trigger}` on {listens}: {source}")]
+    Trigger {
+        /// Its id.
+        trigger: TriggerId,
+        /// What it listens to, with its kind.
+        listens: String,
+        /// Why not.
+        source: StoreError,
+    },
+    /// A function has too many consumers.
+    #[error(
+        "`{function}` would have {count} consumers with those of earlier revisions, and at most {limit} are kept: \
+         remove the function, then deploy it again"
+    )]
+    Consumers {
+        /// The function.
+        function: FunctionName,
+        /// How many.
+        count: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Events would be lost.
+    #[error(
+        "{count} events wait for `{function}` or run: let it finish them, \
+         or give them up with `dunlin remove {function} --discard-events`"
+    )]
+    EventsWait {
+        /// The function.
+        function: FunctionName,
+        /// How many.
+        count: u64,
+    },
     /// The component cannot run here.
     #[error(transparent)]
     Refused(Refusal),
@@ -57,6 +91,10 @@ impl DeployError {
             Self::Route(RouteError::Invalid { .. }) => (S::UNPROCESSABLE_ENTITY, "bad-route"),
             Self::Route(RouteError::Conflict { .. }) => (S::CONFLICT, "route-conflict"),
             Self::Refused(refusal) => refused(refusal),
+            Self::Trigger { source: StoreError::Unavailable(_), .. } => (S::SERVICE_UNAVAILABLE, "store-unavailable"),
+            Self::Trigger { .. } => (S::UNPROCESSABLE_ENTITY, "bad-trigger"),
+            Self::Consumers { .. } => (S::UNPROCESSABLE_ENTITY, "too-many-consumers"),
+            Self::EventsWait { .. } => (S::CONFLICT, "events-wait"),
             Self::Conflict { .. } => (S::CONFLICT, "version-conflict"),
             Self::Contended(_) => (S::CONFLICT, "contended"),
             Self::Busy(_) => (S::SERVICE_UNAVAILABLE, "busy"),

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use dunlin_api::{Body, BodyError, FunctionName, Invoke};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use std::sync::Arc;
 
 use super::{
@@ -15,6 +15,14 @@ use super::{
     fields::{Survey, TIMING, strip},
 };
 use crate::router::Router;
+
+/// Removes from a request what a function must not see, and says what else is in it.
+pub(crate) fn without_hop_fields(headers: &mut HeaderMap) -> Survey {
+    let seen = Survey::of(headers);
+    strip(headers, seen);
+    headers.remove(TIMING);
+    seen
+}
 
 /// Calls functions by name.
 pub struct Caller<I> {
@@ -35,9 +43,7 @@ impl<I: Invoke> Caller<I> {
         B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
     {
         let headers = request.headers_mut();
-        let seen = Survey::of(headers);
-        strip(headers, seen);
-        headers.remove(TIMING);
+        let seen = without_hop_fields(headers);
         let arrival = Arrival::of(headers, seen, &self.dice);
         let revision = self.router.resolve(function, self.dice.roll());
         let exchange = Exchange { config: &self.config, arrival, timing: true };

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use dunlin_api::{Body, BodyError, Invocation, Invoke, InvokeError, RanOn, Revision, Started, Timing};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -35,6 +35,16 @@ pub(super) struct Exchange<'a> {
 pub(super) struct Outcome {
     pub response: Response<Body>,
     pub close: bool,
+}
+
+impl Outcome {
+    /// The response as it goes onto a connection of `version`.
+    pub(super) fn onto(mut self, version: Version) -> Response<Body> {
+        if self.close && version < Version::HTTP_2 {
+            self.response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.response
+    }
 }
 
 impl Exchange<'_> {
@@ -154,7 +164,7 @@ fn log(error: &InvokeError, arrival: &Arrival, revision: Option<&Revision>) {
 ///
 /// # Errors
 /// `BadResponse` if it contradicts itself.
-fn presentable(mut response: Response<Body>, method: &Method) -> Result<Response<Body>, InvokeError> {
+pub(crate) fn presentable(mut response: Response<Body>, method: &Method) -> Result<Response<Body>, InvokeError> {
     let status = response.status();
     if status.is_informational() {
         return Err(InvokeError::BadResponse(format!("{} is not the status of a final response", status.as_u16())));

@@ -25,7 +25,7 @@ pub(super) const TIMING: HeaderName = HeaderName::from_static("dunlin-timing");
 
 /// Which of the fields that matter here a message has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Survey {
+pub(crate) struct Survey {
     pub hop: bool,
     pub te: bool,
     pub host: bool,
@@ -33,6 +33,9 @@ pub(super) struct Survey {
     pub request_id: bool,
     pub traceparent: bool,
     pub timing: bool,
+    pub prefer: bool,
+    /// Fields that only events have.
+    pub event: bool,
 }
 
 impl Survey {
@@ -55,6 +58,8 @@ impl Survey {
                 "x-request-id" => seen.request_id = true,
                 "traceparent" => seen.traceparent = true,
                 "dunlin-timing" => seen.timing = true,
+                "prefer" => seen.prefer = true,
+                "dunlin-subject" | "dunlin-reply-to" | "ce-dunlintrigger" | "ce-dunlinattempt" => seen.event = true,
                 _ => {}
             }
         }
@@ -62,8 +67,22 @@ impl Survey {
     }
 }
 
-/// Removes the fields of one hop. `te: trailers` stays, because it asks the origin for them.
+/// What tells a function that a request is an event, and where it came from: nobody else may say so.
+const EVENT: [HeaderName; 4] = [
+    HeaderName::from_static("dunlin-subject"),
+    HeaderName::from_static("dunlin-reply-to"),
+    HeaderName::from_static("ce-dunlintrigger"),
+    HeaderName::from_static("ce-dunlinattempt"),
+];
+
+/// Removes the fields of one hop, and those that only events have. `te: trailers` stays, because it asks the origin for
+/// them.
 pub(super) fn strip(headers: &mut HeaderMap, seen: Survey) {
+    if seen.event {
+        for name in EVENT {
+            headers.remove(name);
+        }
+    }
     if seen.te {
         let keeps = |value: &HeaderValue| tokens(value).any(|token| token.eq_ignore_ascii_case("trailers"));
         if headers.get_all(header::TE).iter().any(keeps) {
@@ -142,6 +161,15 @@ mod tests {
     fn repeated_fields_keep_their_order() {
         let left = stripped(&[("x-b", "2"), ("x-a", "1"), ("x-b", "1")]);
         assert_eq!(left, [pair("x-b", "2"), pair("x-b", "1"), pair("x-a", "1")]);
+    }
+
+    #[test]
+    fn nobody_can_pretend_to_be_an_event() {
+        let ours =
+            ["dunlin-subject", "Dunlin-Reply-To", "ce-dunlintrigger", "ce-dunlinattempt"].map(|name| (name, "x"));
+        let mut left = stripped(&[&ours[..], &[("x-a", "1"), ("ce-id", "2")]].concat());
+        left.sort();
+        assert_eq!(left, [pair("ce-id", "2"), pair("x-a", "1")]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use dunlin_api::{Body, BodyError, Invoke};
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{Request, Response, StatusCode, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
@@ -18,11 +18,13 @@ use std::{
 use super::{
     Shared,
     arrival::{Arrival, Dice},
-    exchange::{Exchange, Outcome},
+    asking,
+    exchange::Exchange,
     fields::{Survey, TIMING, strip},
     pulse::{Busy, Pulse},
     refusal,
 };
+use crate::calls::http::RESERVED;
 
 /// The requests of one connection.
 pub(super) struct Front<I> {
@@ -57,6 +59,11 @@ impl<I: Invoke> Front<I> {
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Reply::wrap(response, busy);
         }
+        if let Some(calls) = &self.shared.calls
+            && request.uri().path().starts_with(RESERVED)
+        {
+            return Reply::wrap(Box::pin(asking::about(&**calls, &request)).await, busy);
+        }
         let headers = request.headers_mut();
         strip(headers, seen);
         if seen.timing {
@@ -66,12 +73,15 @@ impl<I: Invoke> Front<I> {
         let (parts, body) = request.into_parts();
         let revision = router.route(refusal::host(&parts), parts.uri.path(), &parts.method, self.dice.roll());
         let request = Request::from_parts(parts, body);
-        let exchange = Exchange { config, arrival, timing: seen.timing || config.always_timing };
-        let Outcome { mut response, close } = exchange.run(&**router, revision, request).await;
-        if close && version < Version::HTTP_2 {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if seen.prefer
+            && let (Some(calls), Ok(revision)) = (&self.shared.calls, &revision)
+            && let Some(preferences) = asking::preferences(request.headers())
+        {
+            let accepted = asking::submit(&**calls, revision, request, preferences, &arrival);
+            return Reply::wrap(Box::pin(accepted).await.onto(version), busy);
         }
-        Reply::wrap(response, busy)
+        let exchange = Exchange { config, arrival, timing: seen.timing || config.always_timing };
+        Reply::wrap(exchange.run(&**router, revision, request).await.onto(version), busy)
     }
 }
 

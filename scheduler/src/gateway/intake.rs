@@ -23,7 +23,7 @@ const TIMEOUT: u8 = 2;
 
 /// What a request body may be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     pub size: ByteSize,
     pub idle: Duration,
 }
@@ -40,10 +40,10 @@ impl Bounds {
 
 /// Why a body failed, if it did. None for a request without a body.
 #[derive(Debug)]
-pub(super) struct Fault(Bounds, Option<Arc<AtomicU8>>);
+pub(crate) struct Fault(Bounds, Option<Arc<AtomicU8>>);
 
 impl Fault {
-    pub(super) fn error(&self) -> Option<InvokeError> {
+    pub(crate) fn error(&self) -> Option<InvokeError> {
         self.0.error(self.1.as_ref()?.load(Relaxed))
     }
 }
@@ -52,7 +52,7 @@ impl Fault {
 ///
 /// # Errors
 /// `BodyTooLarge` if its length is known to be over the limit: nothing of it is read.
-pub(super) fn bounded<B>(body: B, bounds: Bounds) -> Result<(Body, Fault), InvokeError>
+pub(crate) fn bounded<B>(body: B, bounds: Bounds) -> Result<(Body, Fault), InvokeError>
 where
     B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
 {

@@ -5,7 +5,7 @@
 //! length and chunks, malformed chunks) never get here: hyper answers or closes on them.
 
 use dunlin_api::{Body, ByteSize, Problem};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
 
 use super::{config::Config, fields::Survey};
 use crate::routes::parse_host;
@@ -109,8 +109,13 @@ fn one_host(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Refusal> {
 
 /// The host that a checked request names, without port.
 pub(super) fn host(parts: &Parts) -> Option<&str> {
-    let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
-    authority.or_else(|| parts.headers.get(header::HOST).map(HeaderValue::as_bytes)).and_then(parse_host)
+    host_of(&parts.uri, &parts.headers)
+}
+
+/// The host that the parts of a checked request name, without port.
+pub(super) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    authority.or_else(|| headers.get(header::HOST).map(HeaderValue::as_bytes)).and_then(parse_host)
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::doubles::Scheduler;
+use crate::{calls::Bench, doubles::Scheduler, gateway::echo};
+
+mod events;
 
 struct Api {
     _dir: TempDir,
@@ -25,10 +27,14 @@ struct Api {
 
 impl Api {
     async fn start(change: impl FnOnce(&mut Admin)) -> Self {
+        Self::start_with(|_, admin| change(admin)).await
+    }
+
+    async fn start_with(change: impl FnOnce(&Scheduler, &mut Admin)) -> Self {
         let dir = TempDir::new().unwrap();
         let scheduler = Scheduler::open(dir.path()).await;
         let mut admin = scheduler.admin();
-        change(&mut admin);
+        change(&scheduler, &mut admin);
         let admin = Arc::new(admin);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -314,4 +320,39 @@ async fn lists_functions_in_pages() {
     assert_eq!((names(&first), &first["next"]), (vec!["a".into(), "b".into()], &json!("b")));
     let last = api.json("/v1/functions?limit=2&after=b").await;
     assert_eq!((names(&last), last.get("next")), (vec!["c".into()], None));
+}
+
+#[tokio::test]
+async fn calls_that_nobody_waits_for_are_accepted_asked_about_and_cancelled() {
+    let mut bench = Bench::new(echo).await;
+    let calls = bench.calls.clone();
+    let api = Api::start(|admin| admin.calls = Some(calls)).await;
+    let submit = |name: &str| {
+        let path = format!("/v1/functions/{name}/invoke/a?b");
+        let request = api.ask(Method::POST, &path).header("prefer", "respond-async").header("dunlin-subject", "s");
+        request.body("body").send()
+    };
+    let first = submit("f").await.unwrap();
+    assert_eq!(
+        (first.status().as_u16(), &first.headers()["preference-applied"]),
+        (202, &"respond-async".parse().unwrap())
+    );
+    let location = first.headers()["location"].to_str().unwrap().to_owned();
+    assert!(location.starts_with("/v1/invocations/"), "{location}");
+    assert_eq!(api.json(&location).await["state"], "queued");
+    assert_eq!(api.get(&format!("{location}/result")).await.status(), 202);
+    bench.run_next().await;
+    assert_eq!(api.json(&format!("{location}?wait_ms=20000")).await["state"], "done");
+    let result = api.get(&format!("{location}/result")).await;
+    assert_eq!(result.headers()["content-security-policy"], "sandbox");
+    let text = result.text().await.unwrap();
+    assert!(text.starts_with("POST /a?b\n") && text.ends_with("\nbody") && !text.contains("dunlin-"), "{text}");
+    assert_eq!(problem(api.ask(Method::DELETE, &location).send().await.unwrap(), 409).await, "already-ended");
+    let second = submit("f").await.unwrap().headers()["location"].to_str().unwrap().to_owned();
+    assert_eq!(api.ask(Method::DELETE, &second).send().await.unwrap().status(), 200);
+    assert_eq!(problem(api.get(&format!("{second}/result")).await, 410).await, "cancelled");
+    assert_eq!(problem(submit("none").await.unwrap(), 404).await, "no-function");
+    assert_eq!(problem(api.get("/v1/invocations/x").await, 404).await, "no-invocation");
+    let without = Api::start(|_| ()).await;
+    assert_eq!(problem(without.get("/v1/invocations/x").await, 501).await, "no-calls");
 }

@@ -171,10 +171,10 @@ async fn keeps_the_newest_revisions_and_sweeps_what_they_do_not_need() {
 async fn a_removed_function_is_gone_with_its_revisions_and_can_come_back() {
     let (_dir, scheduler) = scheduler().await;
     let first = scheduler.deploy("f", b"one").await;
-    scheduler.deployer.remove(&name("f")).await.unwrap();
+    scheduler.deployer.remove(&name("f"), false).await.unwrap();
     assert_eq!(scheduler.serving("f"), None);
     assert!(scheduler.store.list("rev/").await.unwrap().is_empty());
-    assert!(matches!(scheduler.deployer.remove(&name("f")).await, Err(DeployError::NoFunction(_))));
+    assert!(matches!(scheduler.deployer.remove(&name("f"), false).await, Err(DeployError::NoFunction(_))));
     let swept = scheduler.deployer.sweep(Duration::ZERO).await.unwrap().unwrap();
     assert_eq!(swept.artifacts, 1);
     let again = scheduler.deploy("f", b"one").await;
@@ -193,7 +193,7 @@ async fn follows_what_another_node_deploys_to_the_same_store() {
         snapshots.wait_for(|s| s.functions.contains_key(&function)).await.unwrap();
         let two = scheduler.deploy("f", b"two").await;
         snapshots.wait_for(|s| s.functions.get(&function).is_some_and(|f| f.version == two.version)).await.unwrap();
-        scheduler.deployer.remove(&function).await.unwrap();
+        scheduler.deployer.remove(&function, false).await.unwrap();
         snapshots.wait_for(|s| s.functions.is_empty()).await.unwrap();
         stop.cancel();
     };

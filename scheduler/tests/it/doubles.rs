@@ -11,7 +11,7 @@ use dunlin_scheduler::{
     control::{Control, Finding, NodeStatus, Why},
     deploy::{Alone, DeployRequest, DeployResult, Deployer},
     log_hub::LogHub,
-    store::{ArtifactStore, CatalogStore, embedded::Embedded},
+    store::{ArtifactStore, CatalogStore, embedded::Embedded, events::EventStores},
 };
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -121,16 +121,23 @@ pub(crate) struct Scheduler {
     pub(crate) store: Arc<dyn CatalogStore>,
     pub(crate) workshop: Arc<Workshop>,
     pub(crate) deployer: Arc<Deployer>,
+    pub(crate) events: EventStores,
 }
 
 impl Scheduler {
     pub(crate) async fn open(dir: &Path) -> Self {
+        Self::build(dir, |deployer| deployer).await
+    }
+
+    pub(crate) async fn build(dir: &Path, change: impl FnOnce(Deployer) -> Deployer) -> Self {
         let stores = Embedded::open(dir).unwrap();
         let workshop = Arc::new(Workshop::default());
         let catalog = Arc::new(Catalog::open(stores.catalog()).await.unwrap());
         let nodes = Arc::new(Alone { node: "here".into(), prepare: workshop.clone() });
-        let deployer = Arc::new(Deployer::new(nodes, catalog.clone(), stores.artifacts(), workshop.clone()));
-        Self { catalog, artifacts: stores.artifacts(), store: stores.catalog(), workshop, deployer }
+        let deployer = Deployer::new(nodes, catalog.clone(), stores.artifacts(), workshop.clone());
+        let deployer = Arc::new(change(deployer));
+        let (artifacts, store, events) = (stores.artifacts(), stores.catalog(), stores.events());
+        Self { catalog, artifacts, store, workshop, deployer, events }
     }
 
     pub(crate) async fn upload(&self, component: &[u8]) -> Digest {
@@ -173,8 +180,10 @@ impl Scheduler {
             logs: logs.clone(),
             lines: logs,
             invoke: Arc::new(Mirror(self.catalog.clone())),
+            calls: None,
             load: Arc::new(|| Load { in_flight: 1, slots: 8 }),
             control: Arc::new(NoCluster),
+            events: None,
             looks_only: false,
             stop: CancellationToken::new(),
         }

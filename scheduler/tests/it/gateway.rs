@@ -44,16 +44,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// A timeout short enough to wait for.
 const SHORT: Duration = Duration::from_millis(80);
 /// What the function takes as a request body.
-const LIMIT: u64 = 1 << 20;
+pub(crate) const LIMIT: u64 = 1 << 20;
 
-type Answer = Result<Response<Body>, InvokeError>;
+pub(crate) type Answer = Result<Response<Body>, InvokeError>;
 
 /// A function written as a closure.
-struct Script(Box<dyn Fn(Invocation) -> BoxFuture<'static, Answer> + Send + Sync>);
+pub(crate) struct Script(pub(crate) Box<dyn Fn(Invocation) -> BoxFuture<'static, Answer> + Send + Sync>);
 
 impl Invoke for Script {
     async fn invoke(&self, call: Invocation) -> Answer {
@@ -62,18 +62,28 @@ impl Invoke for Script {
 }
 
 /// A gateway that serves one function at every path.
-struct Front {
-    address: SocketAddr,
+pub(crate) struct Front {
+    pub(crate) address: SocketAddr,
     stop: CancellationToken,
     serving: JoinSet<()>,
     calls: Arc<AtomicU32>,
 }
 
 impl Front {
-    async fn start<F, R>(config: Config, function: F) -> Self
+    pub(crate) async fn start<F, R>(config: Config, function: F) -> Self
     where
         F: Fn(Invocation) -> R + Send + Sync + 'static,
         R: Future<Output = Answer> + Send + 'static,
+    {
+        Self::start_with(config, function, |gateway, _| gateway).await
+    }
+
+    /// As [`start`](Self::start), with a gateway that `change` has changed.
+    pub(crate) async fn start_with<F, R, C>(config: Config, function: F, change: C) -> Self
+    where
+        F: Fn(Invocation) -> R + Send + Sync + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+        C: FnOnce(Gateway<Script>, Arc<Router<Script>>) -> Gateway<Script>,
     {
         let calls = Arc::new(AtomicU32::new(0));
         let count = calls.clone();
@@ -85,7 +95,7 @@ impl Front {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let mut serving = JoinSet::new();
-        serving.spawn(Gateway::new(router, config).serve(listener, stop.clone()));
+        serving.spawn(change(Gateway::new(router.clone(), config), router).serve(listener, stop.clone()));
         Self { address, stop, serving, calls }
     }
 
@@ -95,24 +105,24 @@ impl Front {
         ended.expect("the gateway goes on").expect("it was started").unwrap();
     }
 
-    async fn connect(&self) -> Peer {
+    pub(crate) async fn connect(&self) -> Peer {
         Peer(TcpStream::connect(self.address).await.unwrap())
     }
 
     /// Everything that comes back on a connection that sends `request`.
-    async fn send(&self, request: &str) -> String {
+    pub(crate) async fn send(&self, request: &str) -> String {
         let mut peer = self.connect().await;
         peer.write(request).await;
         peer.rest().await
     }
 
-    fn calls(&self) -> u32 {
+    pub(crate) fn calls(&self) -> u32 {
         self.calls.load(SeqCst)
     }
 }
 
 /// The client's end of a connection.
-struct Peer(TcpStream);
+pub(crate) struct Peer(TcpStream);
 
 impl Peer {
     async fn write(&mut self, text: impl AsRef<[u8]>) {
@@ -151,7 +161,7 @@ impl Peer {
     }
 }
 
-fn snapshot() -> Snapshot {
+pub(crate) fn snapshot() -> Snapshot {
     let function: FunctionName = "f".parse().unwrap();
     let route = |route: &str, methods: &[&str]| HttpTrigger {
         route: route.into(),
@@ -179,7 +189,7 @@ fn snapshot() -> Snapshot {
 }
 
 /// Answers with the request: its target and fields as text, then its body, streamed.
-async fn echo(call: Invocation) -> Answer {
+pub(crate) async fn echo(call: Invocation) -> Answer {
     let (parts, body) = call.request.into_parts();
     let mut text = format!("{} {}\n", parts.method, parts.uri);
     for (name, value) in &parts.headers {
@@ -203,6 +213,6 @@ async fn hello(_: Invocation) -> Answer {
     Ok(Response::new(Body::full("hello")))
 }
 
-fn data(bytes: impl Into<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+pub(crate) fn data(bytes: impl Into<Bytes>) -> Result<Frame<Bytes>, BodyError> {
     Ok(Frame::data(bytes.into()))
 }

@@ -8,16 +8,22 @@
 )]
 
 mod admin_api;
+mod calls;
 mod contract;
 mod crash;
+mod cron;
 mod deploying;
 mod doubles;
 mod embedded;
+mod events;
 mod gateway;
 mod logs;
 mod membership;
+mod memory;
 mod nats_check;
 mod nats_events;
 mod nats_store;
 mod remote;
 mod simulation;
+mod stored_events;
+mod triggers;
