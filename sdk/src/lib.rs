@@ -18,6 +18,8 @@
 //!   within a bound that the caller gives.
 //! * [`Error`] lets `?` work on any error; what it says stays in the log unless the author makes it public.
 //! * [`fetch`] sends outbound requests, [`kv`] (feature `kv`) keeps values, feature `json` adds typed bodies.
+//! * [`Event`] is what the other triggers bring: `#[dunlin_sdk::event]` makes a handler, [`event`](mod@event) says how it answers.
+//!   `publish` (feature `messaging`) sends messages to subjects.
 //! * Settings are `std::env::var`, log lines are [`info!`], [`warn!`], [`error!`] or `println!`: the host tags them with the
 //!   invocation.
 //! * An instance serves one request at a time, so calls may block. A handler may be an `async fn` all the same, to wait for
@@ -66,19 +68,27 @@
 mod body;
 mod convert;
 mod error;
+pub mod event;
 pub mod fetch;
 pub mod guest;
 #[cfg(feature = "kv")]
 pub mod kv;
 mod log;
+#[cfg(feature = "messaging")]
+pub mod messaging;
 mod request;
 mod response;
 pub mod task;
 mod uri;
 
 pub use body::{Reader, Writer};
-pub use dunlin_sdk_macros::http;
+pub use dunlin_sdk_macros::{event, http};
 pub use error::Error;
+pub use event::{Event, EventError};
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+#[cfg(all(feature = "messaging", feature = "json"))]
+pub use messaging::publish;
+#[cfg(feature = "messaging")]
+pub use messaging::publish_bytes;
 pub use request::Request;
 pub use response::{IntoResponse, Response};

@@ -78,6 +78,21 @@ impl Request {
         String::from_utf8(values.into_iter().next()?).ok()
     }
 
+    /// Whether this is an event: a POST of the CloudEvents HTTP binding (`ce-specversion`) that a trigger made
+    /// (`ce-dunlintrigger`). [`Event::from_request`](crate::Event::from_request) reads it.
+    pub fn is_event(&self) -> bool {
+        if self.method() != Method::POST {
+            return false;
+        }
+        let headers = self.inner.headers();
+        headers.has("ce-specversion") && headers.has("ce-dunlintrigger")
+    }
+
+    /// All headers as the host has them, names in lower case.
+    pub(crate) fn raw_headers(&self) -> Vec<(String, Vec<u8>)> {
+        self.inner.headers().entries()
+    }
+
     /// The body as a stream.
     ///
     /// # Errors

@@ -104,6 +104,16 @@ impl Response {
         &self.headers
     }
 
+    /// The bytes of a body that is no stream.
+    #[cfg(test)]
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        match self.body {
+            Body::Empty => Vec::new(),
+            Body::Bytes(bytes) => bytes.into_owned(),
+            Body::Stream(_) => panic!("the body is a stream"),
+        }
+    }
+
     /// Sends it; an error means that the body was not finished. Headers that the host refuses make a 500.
     pub(crate) fn send(mut self, out: ResponseOutparam) -> Result<(), Error> {
         self.body.announce(&mut self.headers);

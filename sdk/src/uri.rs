@@ -1,6 +1,6 @@
 //! The few pure things functions do with a path and a query: match a `{param}`, find a `name=value`, undo `%41`.
 //!
-//! Used by `Request`. Formats: RFC 3986 §2.1 (percent-encoding) and the URL standard's form encoding for queries.
+//! Used by `Request` and `Event`. Formats: RFC 3986 §2.1 (percent-encoding) and the URL standard's form encoding for queries.
 
 /// The segment of `path` at `{name}` in `template`, decoded; `None` when path and template do not match.
 ///
@@ -41,7 +41,7 @@ pub(crate) fn query_param(query: &str, name: &str) -> Option<String> {
 }
 
 /// Undoes percent-encoding; what is not valid encoding stays as it is, what is not UTF-8 becomes U+FFFD.
-fn decode(text: &str, plus_is_space: bool) -> String {
+pub(crate) fn decode(text: &str, plus_is_space: bool) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
