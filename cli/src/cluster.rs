@@ -12,7 +12,7 @@ use dunlin_scheduler::{
     dispatch::{Dispatch, Peers, follow_members, suspect_gone},
     log_hub::LogHub,
     log_share::{ClusterLogs, LogShare},
-    membership::{Ended, Membership, MembershipConfig, NodeInfo, Status},
+    membership::{Ended, Membership, MembershipConfig, NodeInfo, NodeState, Status},
     nats::{Nats, Role},
     prefetch::{self, Cluster, Prefetch},
     remote::{RemoteConfig, Remotes, Server},
@@ -221,6 +221,27 @@ impl Part {
         }
     }
 
+    /// The workers that live and are not drained.
+    pub(crate) fn workers(&self) -> Vec<NodeName> {
+        let view = self.membership.view();
+        let up = view.iter().filter(|node| node.info.worker && node.state == NodeState::Up);
+        up.map(|node| node.info.node.clone()).collect()
+    }
+
+    /// Tells `what` whether an operator wants this node drained, now and whenever that changes, unless this process ends.
+    pub(crate) async fn while_draining(self, what: impl Fn(bool) + Send) {
+        let mut wanted: watch::Receiver<bool> = self.membership.drain_wanted();
+        loop {
+            let drain = *wanted.borrow_and_update();
+            if !self.leaving.load(Relaxed) {
+                what(drain);
+            }
+            if wanted.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Relaxed);
         self.server.iter().for_each(|server| server.set_draining(draining));
@@ -229,18 +250,15 @@ impl Part {
 
     /// Does what operators want of this node until the membership is gone.
     async fn follow_drain(self, dispatch: Arc<Dispatch<Executor>>, worker: bool) {
-        let mut wanted: watch::Receiver<bool> = self.membership.drain_wanted();
-        loop {
-            let drain = *wanted.borrow_and_update();
-            if !self.leaving.load(Relaxed) && drain != self.draining.load(Relaxed) {
+        let part = self.clone();
+        let follow = move |drain| {
+            if drain != part.draining.load(Relaxed) {
                 tracing::info!("{}", if drain { "drained: calls go to other nodes" } else { "undrained" });
                 dispatch.set_open(worker && !drain);
-                self.set_draining(drain);
+                part.set_draining(drain);
             }
-            if wanted.changed().await.is_err() {
-                return;
-            }
-        }
+        };
+        self.while_draining(follow).await;
     }
 }
 

@@ -13,11 +13,12 @@ use dunlin_scheduler::{
     control::{self, Control, NodeStatus},
     deploy::{self, Deployer, MakeReady},
     dispatch::Dispatch,
+    events::Events,
     gateway::{self, Caller, Gateway},
     log_hub::LogHub,
     log_share::Lines,
     router::Router,
-    store::{ArtifactStore, CatalogStore, embedded::Embedded},
+    store::{ArtifactStore, CatalogStore, embedded::Embedded, events::EventStores},
 };
 use http::{HeaderValue, Request, Response};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -29,6 +30,10 @@ use crate::{
     cluster_args::ClusterConfig,
     exit::{Exit, Failure},
 };
+
+mod fired;
+
+use fired::Fired;
 
 /// The name of a node that has no others to be told from.
 const NAME: &str = "local";
@@ -82,6 +87,8 @@ pub(crate) struct Node {
     /// How many functions were deployed when it started.
     pub(crate) functions: usize,
     executor: Arc<Executor>,
+    /// What fires functions beside requests; none on a node that runs nothing.
+    events: Option<Arc<Events<Arc<Dispatch<Executor>>>>>,
     part: Option<Part>,
     readiness: Readiness,
     grace: Duration,
@@ -124,7 +131,8 @@ impl Bound {
         let stores = Stores::open(link.as_ref(), &config).await?;
         let logs = Arc::new(LogHub::default());
         let runtime = runtime_config(&config, forbidden);
-        let executor = Executor::new(runtime, stores.artifacts.clone(), stores.keyvalue, logs.clone())?;
+        let bus = stores.events.bus.clone();
+        let executor = Executor::new(runtime, stores.artifacts.clone(), stores.keyvalue, bus, logs.clone())?;
         let catalog = Arc::new(Catalog::open(stores.catalog).await?);
         let snapshot = catalog.snapshot();
         let functions = snapshot.functions.len();
@@ -155,7 +163,16 @@ impl Bound {
         let router = Arc::new(Router::new(wired.dispatch, snapshot));
         let artifacts = stores.artifacts;
         let deployer = Deployer::new(wired.nodes, catalog.clone(), artifacts.clone(), executor.clone());
-        let deployer = Arc::new(deployer.waiting_for(router.served()));
+        let deployer = deployer.waiting_for(router.served()).with_events(stores.events.clone());
+        let deployer = Arc::new(deployer);
+        let fired = Fired::start(
+            (&config, &name),
+            stores.events,
+            &router,
+            (&executor, &logs),
+            wired.part.as_ref(),
+            (&mut tasks, &stop),
+        );
         let front = gateway::Config {
             node: HeaderValue::from_str(name.as_str())?,
             always_timing: config.timing,
@@ -181,10 +198,10 @@ impl Bound {
             logs,
             lines: wired.lines,
             invoke: Arc::new(ByName(Caller::new(router.clone(), front.clone()))),
-            calls: None,
+            calls: Some(fired.calls.clone()),
             load: Arc::new(move || load.load()),
             control: wired.control,
-            events: None,
+            events: Some(fired.admin()),
             looks_only: http_addr.is_none(),
             stop: admin_stop.clone(),
         };
@@ -193,7 +210,8 @@ impl Bound {
         tasks.spawn(named("the sweeper", sweep(deployer, stop.clone())));
         let gateway = http.map(|http| {
             let stop = CancellationToken::new();
-            let serve = serve(Gateway::new(router, front), http, config.open, stop.clone());
+            let front = Gateway::new(router, front).with_calls(fired.calls.clone());
+            let serve = serve(front, http, config.open, stop.clone());
             Stoppable::new(serve, stop)
         });
         let admin = Stoppable::new(admin::serve(admin_listener, Arc::new(api), ADMIN_GRACE), admin_stop);
@@ -205,6 +223,7 @@ impl Bound {
             name,
             functions,
             executor,
+            events: fired.events,
             part,
             readiness,
             grace,
@@ -221,16 +240,19 @@ struct Stores {
     catalog: Arc<dyn CatalogStore>,
     artifacts: Arc<dyn ArtifactStore>,
     keyvalue: Arc<dyn KeyValue>,
+    events: EventStores,
 }
 
 impl Stores {
     async fn open(link: Option<&Link>, config: &NodeConfig) -> anyhow::Result<Self> {
         if let Some(Link { store, .. }) = link {
-            return Ok(Self { catalog: store.catalog(), artifacts: store.artifacts(), keyvalue: store.keyvalue() });
+            let (catalog, artifacts, keyvalue) = (store.catalog(), store.artifacts(), store.keyvalue());
+            return Ok(Self { catalog, artifacts, keyvalue, events: store.events() });
         }
         let data = config.data.clone();
         let store = tokio::task::spawn_blocking(move || Embedded::open(&data)).await??;
-        Ok(Self { catalog: store.catalog(), artifacts: store.artifacts(), keyvalue: store.keyvalue() })
+        let (catalog, artifacts, keyvalue) = (store.catalog(), store.artifacts(), store.keyvalue());
+        Ok(Self { catalog, artifacts, keyvalue, events: store.events() })
     }
 }
 
@@ -293,6 +315,9 @@ impl Node {
     /// Takes no more invocations, waits for those that run until the grace has passed, and ends. True if all had ended.
     pub(crate) async fn stop(mut self) -> bool {
         self.readiness.set(Phase::Draining);
+        if let Some(events) = &self.events {
+            events.set_open(false);
+        }
         if let Some(part) = &self.part {
             part.drain();
         }

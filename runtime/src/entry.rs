@@ -8,6 +8,7 @@
 mod after;
 mod body;
 mod fresh;
+mod messaging;
 mod p2;
 mod p3;
 pub(crate) mod pool;

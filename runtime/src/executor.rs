@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use dunlin_api::{
     Artifacts, Body, BoxFuture, ByteSize, Declined, Digest, FunctionName, Invocation, Invoke, InvokeError, KeyValue,
-    Load, LocalNode, Logs, Prepare, Refusal, Revision, RevisionId, Settings, StoreError, Timing, World,
+    Load, LocalNode, Logs, Prepare, Publish, Refusal, Revision, RevisionId, Settings, StoreError, Timing, World,
 };
 use http::Response;
 use quick_cache::sync::Cache;
@@ -61,6 +61,7 @@ impl Executor {
         config: RuntimeConfig,
         artifacts: Arc<dyn Artifacts>,
         keyvalue: Arc<dyn KeyValue>,
+        publish: Arc<dyn Publish>,
         logs: Arc<dyn Logs>,
     ) -> Result<Arc<Self>, StartError> {
         let engines = Engines::new(config.slots)?;
@@ -73,6 +74,7 @@ impl Executor {
             engines,
             admission,
             keyvalue,
+            publish,
             logs,
             egress: Arc::new(EgressClient::new(egress)),
             after: TaskTracker::new(),

@@ -34,7 +34,7 @@ pub(crate) fn inspect(component: &[u8], settings: &Settings) -> Result<Inspectio
     }
     if settings.instances.concurrent > 1 && world != World::Http03 {
         return Err(Refusal::Settings(
-            "instances.concurrent above 1 needs a wasi:http@0.3 component: a 0.2 instance serves one call at a time"
+            "instances.concurrent above 1 needs a wasi:http@0.3 component: an instance of any other serves one call at a time"
                 .into(),
         ));
     }
@@ -89,7 +89,7 @@ fn read(bytes: &[u8]) -> Result<Names, Refusal> {
     Ok(names)
 }
 
-/// 0.3 before 0.2 where a component offers both: it was made for the newer.
+/// 0.3 before 0.2 where a component offers both: it was made for the newer. HTTP before messages: it also takes events.
 fn world(exports: &[String]) -> Result<World, Refusal> {
     let has = |name: &str, track: &str| {
         exports.iter().any(|e| e.split_once('@').is_some_and(|(n, v)| n == name && release(v, track)))
@@ -98,6 +98,8 @@ fn world(exports: &[String]) -> Result<World, Refusal> {
         Ok(World::Http03)
     } else if has("wasi:http/incoming-handler", "0.2") {
         Ok(World::Http02)
+    } else if has("wasmcloud:messaging/handler", "0.2") {
+        Ok(World::Messaging)
     } else {
         let list = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
         Err(Refusal::NoHandler(list))
@@ -119,9 +121,8 @@ fn refuse_import(import: &str, settings: &Settings) -> Option<String> {
     }
     let hint = match import.split_once('/').map(|(package, _)| package) {
         Some("wasi:nn" | "wasi:gfx" | "wasi:webgpu") => "no accelerator is offered",
-        Some("wasi:sql" | "wasi:messaging" | "wasi:blobstore" | "wasi:logging" | "wasmcloud:messaging") => {
-            "this version of Dunlin does not offer it"
-        }
+        Some("wasi:sql" | "wasi:messaging" | "wasi:blobstore") => "this version of Dunlin does not offer it",
+        Some("wasmcloud:messaging") => "version 0.2 of it is offered",
         Some(package) if package.starts_with("wasi:") => "this name or version is not offered",
         _ => "no standard interface; compose the component with one that exports it (`wac plug`)",
     };
@@ -175,6 +176,22 @@ mod tests {
         assert!(refusal(&bytes).contains("kv = ["));
         let granted = Settings { kv: vec!["default".into()], ..Settings::default() };
         assert_eq!(inspect(&bytes, &granted).unwrap().world, World::Http02);
+    }
+
+    #[test]
+    fn events_go_to_a_messaging_handler_only_where_there_is_none_for_http() {
+        let world = |exports: &[&str]| {
+            let exports: String = exports.iter().map(|name| format!("(instance (export \"{name}\"))")).collect();
+            let import = r#"(import "wasmcloud:messaging/consumer@0.2.0" (instance))"#;
+            inspect(&wat::parse_str(format!("(component {import} {exports})")).unwrap(), &Settings::default())
+        };
+        let inspection = world(&["wasmcloud:messaging/handler@0.2.1"]).unwrap();
+        assert_eq!((inspection.world, inspection.engine), (World::Messaging, EngineKind::Plain));
+        let both = ["wasmcloud:messaging/handler@0.2.0", "wasi:http/incoming-handler@0.2.0"];
+        assert_eq!(world(&both).unwrap().world, World::Http02);
+        // Two interfaces have been called 0.3, and they differ.
+        let refusal = world(&["wasmcloud:messaging/handler@0.3.0"]).unwrap_err().to_string();
+        assert!(refusal.contains("wasmcloud:messaging/handler@0.2, so nothing"), "{refusal}");
     }
 
     #[test]

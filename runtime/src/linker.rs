@@ -16,8 +16,11 @@ const OFFERED: &[(&str, &[&str])] = &[
     ("wasi:http", &["0.2", "0.3"]),
     ("wasi:io", &["0.2"]),
     ("wasi:keyvalue", &["0.2.0-draft", "0.2.0-draft2"]),
+    // The draft, with its version and without.
+    ("wasi:logging", &["0.1.0-draft", ""]),
     ("wasi:random", &["0.2", "0.3"]),
     ("wasi:sockets", &["0.2", "0.3"]),
+    ("wasmcloud:messaging", &["0.2"]),
 ];
 
 /// Links all of it. Takes 0.2 ms, so it is done once for each engine.
@@ -30,13 +33,15 @@ pub(crate) fn link(engine: &Engine, kind: EngineKind) -> wasmtime::Result<Linker
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
     host::keyvalue::add_to_linker(&mut linker, Guest::keyvalue)?;
+    host::logging::add_to_linker(&mut linker, |guest| &guest.output)?;
+    host::messaging::add_to_linker(&mut linker, Guest::messaging)?;
     Ok(linker)
 }
 
 /// Whether the import `name`, such as `wasi:http/types@0.2.3`, can be had. Single functions of an interface are
 /// checked when the component is linked.
 pub(crate) fn offers(name: &str) -> bool {
-    let Some((interface, version)) = name.split_once('@') else { return false };
+    let (interface, version) = name.split_once('@').unwrap_or((name, ""));
     let Some((package, _)) = interface.split_once('/') else { return false };
     let tracks = OFFERED.iter().find(|(offered, _)| *offered == package).map_or(&[][..], |(_, tracks)| tracks);
     tracks.iter().any(|track| {
@@ -56,6 +61,9 @@ mod tests {
             "wasi:http/types@0.2.12",
             "wasi:http/client@0.3.2",
             "wasi:keyvalue/store@0.2.0-draft",
+            "wasi:logging/logging",
+            "wasi:logging/logging@0.1.0-draft",
+            "wasmcloud:messaging/consumer@0.2.1",
         ] {
             assert!(offers(name), "{name}");
         }
@@ -65,6 +73,8 @@ mod tests {
             "wasi:nn/graph@0.2.0",
             "http/types@0.2.0",
             "wasi:io/poll@0.3.0",
+            "wasi:logging/logging@0.1.0-other",
+            "wasmcloud:messaging/consumer@0.3.0",
         ] {
             assert!(!offers(name), "{name}");
         }

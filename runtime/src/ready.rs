@@ -1,7 +1,7 @@
 //! A revision that can be called now: its code linked, its grants parsed, its counters at hand. Made once, shared by
 //! all its invocations.
 
-use dunlin_api::{InvocationId, InvokeError, KeyValue, Logs, Refusal, Revision, World};
+use dunlin_api::{InvocationId, InvokeError, KeyValue, Logs, Publish, Refusal, Revision, World};
 use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -12,7 +12,10 @@ use crate::{
     admission::{Admission, Admitted, FunctionGate},
     engine::{EngineKind, Engines, LinkedEngine},
     entry::{pool::InstancePool, shared::SharedInstances},
-    host::{EgressClient, EgressPolicy, KeyValueCtx, Outbound, Output, OutputSink},
+    host::{
+        EgressClient, EgressPolicy, KeyValueCtx, MessagingCtx, MessagingGrant, Outbound, Output, OutputSink,
+        messaging::bindings::ComponentPre,
+    },
     sandbox::Guest,
 };
 
@@ -21,6 +24,7 @@ pub(crate) struct Node {
     pub(crate) engines: Engines,
     pub(crate) admission: Admission,
     pub(crate) keyvalue: Arc<dyn KeyValue>,
+    pub(crate) publish: Arc<dyn Publish>,
     pub(crate) logs: Arc<dyn Logs>,
     pub(crate) egress: Arc<EgressClient>,
     /// Guests that work on after their response has been sent.
@@ -42,6 +46,8 @@ pub(crate) enum Entry {
     P2(ProxyPre<Guest>),
     /// `wasi:http/handler@0.3`.
     P3(ServicePre<Guest>),
+    /// `wasmcloud:messaging/handler@0.2`.
+    Messaging(ComponentPre<Guest>),
 }
 
 impl Code {
@@ -61,7 +67,7 @@ impl Code {
         let entry = match world {
             World::Http02 => Entry::P2(ProxyPre::new(pre).map_err(handler)?),
             World::Http03 => Entry::P3(ServicePre::new(pre).map_err(handler)?),
-            World::Messaging => return Err(Refusal::NoHandler("a handler of messages".into())),
+            World::Messaging => Entry::Messaging(ComponentPre::new(pre).map_err(handler)?),
         };
         Ok(Self { engine: kind, entry })
     }
@@ -78,6 +84,7 @@ pub(crate) struct Ready {
     sink: Arc<OutputSink>,
     policy: Arc<EgressPolicy>,
     stores: Arc<[String]>,
+    messages: Arc<MessagingGrant>,
 }
 
 impl Ready {
@@ -89,6 +96,7 @@ impl Ready {
             sink: OutputSink::new(node.logs.clone(), revision.clone()),
             policy: Arc::new(policy),
             stores: settings.kv.clone().into(),
+            messages: Arc::new(MessagingGrant { publish: node.publish.clone(), subjects: settings.publish.clone() }),
             instances: InstancePool::new(settings.instances),
             shared: (settings.instances.concurrent > 1).then(|| SharedInstances::new(this.clone(), settings)),
             revision: revision.clone(),
@@ -117,5 +125,9 @@ impl Ready {
 
     pub(crate) fn keyvalue(&self) -> KeyValueCtx {
         KeyValueCtx { store: self.node.keyvalue.clone(), granted: self.stores.clone() }
+    }
+
+    pub(crate) fn messaging(&self) -> MessagingCtx {
+        MessagingCtx::new(self.messages.clone())
     }
 }

@@ -14,7 +14,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::{
     config::TICK,
-    host::{KeyValueCtx, KeyValueView, Outbound, Output},
+    host::{KeyValueCtx, KeyValueView, MessagingCtx, MessagingView, Outbound, Output},
     ready::Ready,
 };
 
@@ -34,6 +34,7 @@ pub(crate) struct Guest {
     http: WasiHttpCtx,
     pub(crate) outbound: Outbound,
     pub(crate) keyvalue: KeyValueCtx,
+    pub(crate) messaging: MessagingCtx,
     pub(crate) output: Output,
     pub(crate) memory: MemoryMeter,
     pub(crate) cpu: CpuMeter,
@@ -57,6 +58,11 @@ impl Guest {
         KeyValueView { ctx: &self.keyvalue, table: &mut self.table }
     }
 
+    /// What the invocation may send.
+    pub(crate) fn messaging(&mut self) -> MessagingView<'_> {
+        MessagingView { ctx: &mut self.messaging, outbound: &mut self.outbound, output: &self.output }
+    }
+
     /// Points a reused store at its next invocation.
     pub(crate) fn begin(&mut self, id: InvocationId, deadline: Instant) {
         self.output.begin(id);
@@ -77,6 +83,7 @@ pub(crate) fn store(ready: &Ready, deadline: Instant, output: Output) -> Store<G
         http: WasiHttpCtx::new(),
         outbound: ready.outbound(output.clone(), deadline),
         keyvalue: ready.keyvalue(),
+        messaging: ready.messaging(),
         output,
         memory: MemoryMeter { limit: settings.limits.memory.as_usize(), used: 0, denied: false },
         cpu: CpuMeter::new(&settings.limits),

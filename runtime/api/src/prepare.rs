@@ -28,7 +28,7 @@ pub enum Refusal {
     CoreModule,
     /// It exports no handler that a trigger could call.
     #[error(
-        "it exports neither wasi:http/incoming-handler@0.2 nor wasi:http/handler@0.3, so nothing can call it; it exports {0}"
+        "it exports neither wasi:http/incoming-handler@0.2 nor wasi:http/handler@0.3 nor wasmcloud:messaging/handler@0.2, so nothing can call it; it exports {0}"
     )]
     NoHandler(String),
     /// It imports what the sandbox does not offer or the manifest does not grant.

@@ -4,9 +4,12 @@ use dunlin_api::{Invocation, InvokeError};
 use std::{sync::Arc, time::Instant};
 use tokio::time::Instant as Deadline;
 
-use super::{HeadSender, p2, p3, pool::Instance};
+use super::{HeadSender, messaging, p2, p3, pool::Instance};
 use crate::{
-    host::Output,
+    host::{
+        Output,
+        messaging::{REPLY_TO, bindings::Component},
+    },
     ready::{Entry, Ready},
     sandbox,
 };
@@ -15,6 +18,7 @@ use crate::{
 pub(crate) enum Handler {
     P2(wasmtime_wasi_http::p2::bindings::Proxy),
     P3(wasmtime_wasi_http::p3::bindings::Service),
+    Messaging(Component),
 }
 
 /// Serves `call` with an instance of `ready`; the head goes out through `head`.
@@ -37,9 +41,12 @@ pub(crate) async fn serve(
     let called = Instant::now();
     let marks = Marks { instantiate: called - started, called };
     let Instance { store, handler, .. } = &mut instance;
+    store.data_mut().messaging.begin(call.request.headers().get(REPLY_TO).cloned());
+    let limits = &ready.revision.settings.limits;
     let result = match handler {
         Handler::P2(proxy) => p2::call(store, proxy, call.request, marks, head).await,
         Handler::P3(service) => p3::call(store, service, call.request, marks, head).await,
+        Handler::Messaging(component) => messaging::call(store, component, call.request, limits, marks, head).await,
     };
     match result {
         Ok(()) => {
@@ -47,7 +54,7 @@ pub(crate) async fn serve(
             Ok(())
         }
         // A store whose guest failed is dropped, always.
-        Err(failure) => Err(failure.explain(store.data(), &ready.revision.settings.limits)),
+        Err(failure) => Err(failure.explain(store.data(), limits)),
     }
 }
 
@@ -89,6 +96,7 @@ async fn instantiate(ready: &Ready, deadline: Deadline, output: Output) -> Resul
     let handler = match &ready.code.entry {
         Entry::P2(pre) => pre.instantiate_async(&mut store).await.map(Handler::P2),
         Entry::P3(pre) => pre.instantiate_async(&mut store).await.map(Handler::P3),
+        Entry::Messaging(pre) => pre.instantiate_async(&mut store).await.map(Handler::Messaging),
     };
     match handler {
         Ok(handler) => Ok(Instance::new(store, handler)),

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use dunlin_api::{Body, BodyError, Instances, Invocation, InvocationId, InvokeError, Settings, Timing};
-use http::Response;
+use http::{HeaderValue, Response};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::{
@@ -30,6 +30,7 @@ use wasmtime_wasi_http::{
 use super::{p2::incoming, p3::absolute};
 use crate::{
     admission::Permit,
+    host::messaging::REPLY_TO,
     ready::{Entry, Ready},
     sandbox::{self, Guest},
 };
@@ -50,7 +51,8 @@ impl SharedInstances {
     pub(crate) async fn run(&self, call: Invocation, permit: Permit) -> Result<Response<Body>, InvokeError> {
         let called = Instant::now();
         call.started.set();
-        let data = Call { id: call.id, deadline: call.deadline };
+        let reply_to = call.request.headers().get(REPLY_TO).cloned();
+        let data = Call { id: call.id, deadline: call.deadline, reply_to };
         let request = absolute(call.request).map(|body| incoming(body).boxed_unsync());
         let answer = timeout_at(call.deadline, self.handler.handle(data, request)).await;
         let response = answer.map_err(|_| InvokeError::Deadline(self.timeout))?.map_err(|e| self.explain(&e))?;
@@ -75,6 +77,7 @@ impl SharedInstances {
 pub(crate) struct Call {
     id: InvocationId,
     deadline: Instant,
+    reply_to: Option<HeaderValue>,
 }
 
 /// Makes instances.
@@ -97,6 +100,8 @@ impl HandlerState for Source {
         let proxy = match &ready.code.entry {
             Entry::P2(pre) => Proxy::P2(pre.instantiate_async(&mut store).await?),
             Entry::P3(pre) => Proxy::P3(pre.instantiate_async(&mut store).await?),
+            // Deploys refuse `concurrent` for it.
+            Entry::Messaging(_) => return Err(wasmtime::format_err!("a messaging handler takes one call at a time")),
         };
         let expiration = Expiration { timeout: self.timeout, idle: self.policy.idle, timer: None };
         Ok(Instance { store, proxy, view: Guest::http, expiration, state: Worker { policy: self.policy } })
@@ -128,6 +133,7 @@ impl WorkerState for Worker {
         _task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         store.data_mut().begin(call.id, call.deadline);
+        store.data_mut().messaging.begin(call.reply_to);
         Box::pin(sleep_until(call.deadline))
     }
 

@@ -86,6 +86,23 @@ impl Outbound {
     pub fn begin(&mut self, deadline: Instant) {
         (self.sent, self.deadline) = (0, deadline);
     }
+
+    /// When the invocation ends.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Counts a request that does not go by HTTP against the same limit.
+    ///
+    /// # Errors
+    /// If it is used up, in words for the function's author.
+    pub fn count(&mut self) -> std::result::Result<(), String> {
+        if self.sent >= self.limit {
+            return Err(format!("limits.outbound = {} is used up: raise it in dunlin.toml", self.limit));
+        }
+        self.sent += 1;
+        Ok(())
+    }
 }
 
 /// A request that may be sent, if its address may be reached.

@@ -130,6 +130,15 @@ impl Output {
         self.0.state().remark(&self.0.sink, &text.to_string());
     }
 
+    /// Prints `text` as lines of their own, whatever line the guest has begun on `stream`.
+    pub fn say(&self, stream: LogStream, text: &str) {
+        let (sink, mut state) = (&self.0.sink, self.0.state());
+        let begun = std::mem::take(state.buffer(stream));
+        state.print(sink, stream, text.as_bytes());
+        state.print(sink, stream, b"\n");
+        *state.buffer(stream) = begun;
+    }
+
     /// Ends the invocation: emits lines without an end and says what was dropped. Dropping the last clone does the same.
     pub fn end(&self) {
         self.0.state().end(&self.0.sink);

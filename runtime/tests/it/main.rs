@@ -5,6 +5,7 @@
 mod bodies;
 mod code;
 mod limits;
+mod messaging;
 mod outside;
 mod reuse;
 mod support;

@@ -1,4 +1,4 @@
-//! A node without a scheduler: artifacts and keys in memory, log lines collected.
+//! A node without a scheduler: artifacts and keys in memory, messages and log lines collected.
 
 use bytes::Bytes;
 use dunlin_api::*;
@@ -73,6 +73,47 @@ impl KeyValue for Store {
     }
 }
 
+/// Collects messages. The first token of a subject says what becomes of one.
+#[derive(Default)]
+pub(crate) struct Post(Mutex<Vec<Message>>);
+
+impl Post {
+    /// What was sent since the last time: subjects with their payloads.
+    pub(crate) fn take(&self) -> Vec<(String, String)> {
+        let text = |message: Message| (message.subject, String::from_utf8(message.payload.into()).unwrap());
+        self.0.lock().unwrap().drain(..).map(text).collect()
+    }
+
+    async fn take_in(&self, message: Message) -> Result<(), StoreError> {
+        match message.subject.split('.').next().unwrap() {
+            "never" => std::future::pending().await,
+            "down" => return Err(StoreError::Unavailable("a detail of the machine".into())),
+            "deaf" => return Err(StoreError::NotFound("a listener".into())),
+            _ if message.payload.len() > MAX_PAYLOAD => {
+                return Err(StoreError::Invalid(format!("a message has at most {MAX_PAYLOAD} bytes")));
+            }
+            _ => self.0.lock().unwrap().push(message),
+        }
+        Ok(())
+    }
+}
+
+/// The store's own bound in these tests.
+pub(crate) const MAX_PAYLOAD: usize = 1 << 20;
+
+impl Publish for Post {
+    fn publish(&self, message: Message) -> BoxFuture<'_, Result<Published, StoreError>> {
+        Box::pin(async move { self.take_in(message).await.map(|()| Published::default()) })
+    }
+
+    fn request(&self, message: Message, _: Duration) -> BoxFuture<'_, Result<Message, StoreError>> {
+        Box::pin(async move {
+            let reply = message.payload.to_ascii_uppercase();
+            self.take_in(message).await.map(|()| Message::new("_INBOX.reply", reply))
+        })
+    }
+}
+
 /// Collects lines; a test can wait for one.
 #[derive(Default)]
 pub(crate) struct Lines {
@@ -107,6 +148,7 @@ impl Lines {
 pub(crate) struct Node {
     pub(crate) executor: Arc<Executor>,
     pub(crate) store: Arc<Store>,
+    pub(crate) post: Arc<Post>,
     pub(crate) logs: Arc<Lines>,
     pub(crate) dir: tempfile::TempDir,
 }
@@ -124,8 +166,9 @@ impl Node {
         let mut config = RuntimeConfig::new(dir.path());
         change(&mut config);
         let (store, logs) = (Arc::new(Store::default()), Arc::new(Lines::default()));
-        let executor = Executor::new(config, store.clone(), store.clone(), logs.clone()).unwrap();
-        Self { executor, store, logs, dir }
+        let post = Arc::new(Post::default());
+        let executor = Executor::new(config, store.clone(), store.clone(), post.clone(), logs.clone()).unwrap();
+        Self { executor, store, post, logs, dir }
     }
 
     /// Checks `component` and makes a revision of it, as a deploy does.
