@@ -58,41 +58,50 @@ pub(crate) enum Command {
     /// Call a function
     #[command(display_order = 7)]
     Invoke(commands::invoke::Args),
-    /// List the functions
-    #[command(display_order = 8, visible_alias = "ls")]
-    List(commands::list::Args),
-    /// Show one function: revisions, routes, limits, grants
+    /// Publish a message to a subject
+    #[command(display_order = 8)]
+    Publish(commands::publish::Args),
+    /// Show what became of an asynchronous call
     #[command(display_order = 9)]
+    Result(commands::result::Args),
+    /// Dead letters: events that failed too often or were rejected
+    #[command(display_order = 10)]
+    Dlq(commands::dlq::Args),
+    /// List the functions
+    #[command(display_order = 11, visible_alias = "ls")]
+    List(commands::list::Args),
+    /// Show one function: revisions, routes, triggers, limits, grants
+    #[command(display_order = 12)]
     Show(commands::show::Args),
     /// Show what functions print
-    #[command(display_order = 10)]
+    #[command(display_order = 13)]
     Logs(commands::logs::Args),
     /// Run a node
-    #[command(display_order = 11)]
+    #[command(display_order = 14)]
     Node(commands::node::Args),
     /// List the nodes of the cluster, weigh and forget them
-    #[command(display_order = 12)]
+    #[command(display_order = 15)]
     Nodes(commands::nodes::Args),
     /// Keep calls from a node until it is undrained
-    #[command(display_order = 13)]
+    #[command(display_order = 16)]
     Drain(commands::drain::DrainArgs),
     /// Let a drained node take calls again
-    #[command(display_order = 14)]
+    #[command(display_order = 17)]
     Undrain(commands::drain::UndrainArgs),
     /// Check the cluster: each finding with its remedy
-    #[command(display_order = 15)]
+    #[command(display_order = 18)]
     Doctor(commands::doctor::Args),
     /// Say where a function would run now, and why
-    #[command(display_order = 16)]
+    #[command(display_order = 19)]
     Why(commands::why::Args),
     /// Write completions for a shell to stdout
-    #[command(display_order = 17)]
+    #[command(display_order = 20)]
     Completions(commands::completions::Args),
     /// Show the version of this program and of the node
-    #[command(display_order = 18)]
+    #[command(display_order = 21)]
     Version(commands::version::Args),
     /// Show help for a command, or the exit codes
-    #[command(display_order = 19)]
+    #[command(display_order = 22)]
     Help(HelpArgs),
     /// What a node runs to compile a component; it reads its orders from its arguments
     #[command(name = "__compile", hide = true, disable_help_flag = true)]

@@ -23,6 +23,10 @@ use crate::{
     wire::{Details, Functions, NodeInfo},
 };
 
+mod events;
+
+pub(crate) use events::{Outgoing, Reply};
+
 /// A node that cannot be connected to within this time does not answer.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Uploads go in pieces of this size, so that progress can be shown and nothing is copied twice.
@@ -139,8 +143,10 @@ impl Client {
         self.json(self.request(Method::GET, &format!("/v1/functions/{name}"))).await
     }
 
-    pub(crate) async fn remove(&self, name: &FunctionName) -> anyhow::Result<()> {
-        self.done(self.request(Method::DELETE, &format!("/v1/functions/{name}"))).await
+    /// Removes a function; with `discard_events` also if events wait for it.
+    pub(crate) async fn remove(&self, name: &FunctionName, discard_events: bool) -> anyhow::Result<()> {
+        let query = if discard_events { "?discard_events=true" } else { "" };
+        self.done(self.request(Method::DELETE, &format!("/v1/functions/{name}{query}"))).await
     }
 
     /// The nodes of the cluster, in order of their names.

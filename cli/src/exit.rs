@@ -24,6 +24,8 @@ pub(crate) enum Exit {
     Function = 5,
     /// The platform is busy or failed.
     Platform = 6,
+    /// What was asked about is not over yet.
+    NotYet = 7,
     /// Ended by Ctrl-C, as shells count it: 128 + SIGINT.
     Interrupted = 130,
 }
@@ -38,6 +40,7 @@ Exit codes:
     4  your mistake: not found, bad input, a component that cannot run here
     5  the function failed: it trapped, gave no response or broke a limit
     6  the platform is busy or failed: trying again may help
+    7  not over yet: the call waits or runs (`dunlin result`)
   130  stopped by Ctrl-C
 ";
 
@@ -166,7 +169,9 @@ mod tests {
 
     #[test]
     fn the_help_names_every_code() {
-        for exit in [Exit::Ok, Exit::Failure, Exit::Usage, Exit::Unreachable, Exit::Caller, Exit::Function] {
+        for exit in
+            [Exit::Ok, Exit::Failure, Exit::Usage, Exit::Unreachable, Exit::Caller, Exit::Function, Exit::NotYet]
+        {
             assert!(HELP.contains(&format!("  {}  ", exit as u8)));
         }
         assert!(HELP.contains("130"));

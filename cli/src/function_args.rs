@@ -2,7 +2,11 @@
 //! settings that come from a manifest.
 
 use clap::Args;
-use dunlin_api::{ByteSize, HttpTrigger, Settings};
+use dunlin_api::{
+    ByteSize, HttpTrigger, Settings,
+    trigger::{ChangeTrigger, CronTrigger, StreamTrigger, SubjectTrigger},
+};
+use serde::de::DeserializeOwned;
 use std::time::Duration;
 
 use crate::exit::{Exit, Failure};
@@ -20,6 +24,9 @@ pub(crate) struct FunctionArgs {
     /// Key-value store it may open; may be repeated
     #[arg(long, value_name = "STORE")]
     pub(crate) kv: Vec<String>,
+    /// Subject it may publish to, with wildcards; may be repeated
+    #[arg(long, value_name = "SUBJECT")]
+    pub(crate) publish: Vec<String>,
     /// Memory of one instance, such as 64MiB
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<ByteSize>,
@@ -47,6 +54,26 @@ pub(crate) struct FunctionArgs {
     /// Zone that the nodes which run it must be in
     #[arg(long, value_name = "ZONE")]
     pub(crate) place_zone: Option<String>,
+    #[command(flatten)]
+    pub(crate) triggers: TriggerArgs,
+}
+
+/// What fires a function beside HTTP. Everything else about a trigger is as it is by default; a manifest can say more.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Events")]
+pub(crate) struct TriggerArgs {
+    /// Subject that fires it, at most once, with wildcards; may be repeated
+    #[arg(long, value_name = "SUBJECT", value_parser = |text: &str| trigger::<SubjectTrigger>("subject", text))]
+    pub(crate) on_subject: Vec<SubjectTrigger>,
+    /// Subject that fires it from a stream, at least once; may be repeated
+    #[arg(long, value_name = "SUBJECT", value_parser = |text: &str| trigger::<StreamTrigger>("subject", text))]
+    pub(crate) on_stream: Vec<StreamTrigger>,
+    /// Schedule that fires it, in UTC, such as '*/5 * * * *'; may be repeated
+    #[arg(long, value_name = "SCHEDULE", value_parser = |text: &str| trigger::<CronTrigger>("schedule", text))]
+    pub(crate) cron: Vec<CronTrigger>,
+    /// Key-value store whose changes fire it, and which it may open; may be repeated
+    #[arg(long, value_name = "STORE", value_parser = |text: &str| trigger::<ChangeTrigger>("store", text))]
+    pub(crate) on_kv: Vec<ChangeTrigger>,
 }
 
 /// How a function is reached.
@@ -67,6 +94,8 @@ impl FunctionArgs {
         settings.env.extend(self.env.iter().cloned());
         add(&mut settings.egress, &self.egress);
         add(&mut settings.kv, &self.kv);
+        add(&mut settings.publish, &self.publish);
+        self.triggers.apply(settings);
         let limits = &mut settings.limits;
         replace(&mut limits.memory, self.memory);
         replace(&mut limits.cpu, self.cpu);
@@ -78,6 +107,22 @@ impl FunctionArgs {
         settings.place.labels.extend(self.place.iter().cloned());
         settings.place.zone = self.place_zone.clone().or_else(|| settings.place.zone.take());
     }
+}
+
+impl TriggerArgs {
+    /// Adds what listens to something that nothing of `settings` listens to yet.
+    fn apply(&self, settings: &mut Settings) {
+        add_by(&mut settings.nats, &self.on_subject, SubjectTrigger::id);
+        add_by(&mut settings.stream, &self.on_stream, StreamTrigger::id);
+        add_by(&mut settings.cron, &self.cron, CronTrigger::id);
+        add_by(&mut settings.changes, &self.on_kv, ChangeTrigger::id);
+        self.on_kv.iter().for_each(|trigger| add(&mut settings.kv, trigger.store.as_slice()));
+    }
+}
+
+/// A trigger of which only `key` is said.
+fn trigger<T: DeserializeOwned>(key: &str, text: &str) -> Result<T, String> {
+    serde_json::from_value(serde_json::json!({ key: text })).map_err(|error| error.to_string())
 }
 
 impl RouteArgs {
@@ -100,8 +145,12 @@ pub(crate) fn checked(settings: Settings) -> anyhow::Result<Settings> {
 }
 
 fn add(list: &mut Vec<String>, more: &[String]) {
+    add_by(list, more, String::clone);
+}
+
+fn add_by<T: Clone, K: PartialEq>(list: &mut Vec<T>, more: &[T], key: impl Fn(&T) -> K) {
     for item in more {
-        if !list.contains(item) {
+        if !list.iter().any(|known| key(known) == key(item)) {
             list.push(item.clone());
         }
     }
@@ -158,6 +207,20 @@ mod tests {
         assert_eq!(s.place.to_string(), "cpu=arm, disk=ssd, zone=a");
         let s = settings(&["--cpu", "200ms", "--timeout", "5s"]);
         assert_eq!((s.limits.cpu, s.limits.timeout), (Duration::from_millis(200), Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn triggers_are_added_with_defaults_and_each_once() {
+        let line = ["--on-subject", "a.*", "--on-stream", "b.>", "--cron", "*/5 * * * *", "--on-kv", "stock"];
+        let twice: Vec<_> = line.iter().chain(&line).copied().chain(["--publish", "c.>"]).collect();
+        let s = checked(settings(&twice)).unwrap();
+        assert_eq!((s.nats.len(), s.stream.len(), s.cron.len(), s.changes.len()), (1, 1, 1, 1));
+        assert_eq!((&*s.stream[0].subject, s.stream[0].max_deliver), ("b.>", dunlin_api::trigger::DEFAULT_MAX_DELIVER));
+        assert_eq!((&*s.cron[0].timezone, &*s.changes[0].keys), ("UTC", "*"));
+        assert_eq!((s.kv, s.publish), (vec!["stock".to_owned()], vec!["c.>".to_owned()]));
+        for bad in [["--on-subject", "dl.>"], ["--on-stream", "a..b"], ["--cron", "61 * * * *"], ["--on-kv", "../x"]] {
+            assert!(checked(settings(&bad)).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod cluster_args;
 mod commands;
 mod component;
 mod config;
+mod confirm;
 mod exit;
 mod function_args;
 mod node;
@@ -65,6 +66,9 @@ fn run(command: Command, out: &Output) -> anyhow::Result<()> {
         Command::Deploy(args) => client(commands::deploy::run(args, out)),
         Command::Remove(args) => client(commands::remove::run(args, out)),
         Command::Invoke(args) => client(commands::invoke::run(args, out)),
+        Command::Publish(args) => client(commands::publish::run(args, out)),
+        Command::Result(args) => client(commands::result::run(args, out)),
+        Command::Dlq(args) => client(commands::dlq::run(args, out)),
         Command::List(args) => client(commands::list::run(args, out)),
         Command::Show(args) => client(commands::show::run(args, out)),
         Command::Logs(args) => client(commands::logs::run(args, out)),

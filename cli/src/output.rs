@@ -145,6 +145,13 @@ impl Output {
     }
 }
 
+/// `text` without what could control a terminal: for words of guests and of messages.
+pub(crate) fn tame(text: &str) -> String {
+    let tame =
+        |c: char| if c.is_control() && c != '\n' && c != '\t' { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(tame).collect()
+}
+
 /// The causes in one sentence, each said once.
 fn message(error: &anyhow::Error) -> String {
     let mut said: Vec<String> = Vec::new();

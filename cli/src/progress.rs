@@ -36,6 +36,13 @@ pub(crate) async fn bar<T>(out: &Output, label: String, transfer: Transfer, work
     shown(out, label, ProgressBar::new(transfer.total), style.ok(), work, update).await
 }
 
+/// Waits for `work`, and shows how many of many things are done once it takes long.
+pub(crate) async fn count<T>(out: &Output, label: String, transfer: Transfer, work: impl Future<Output = T>) -> T {
+    let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos} of {len}, {per_sec:.0}");
+    let update = move |bar: &ProgressBar| bar.set_position(transfer.done.load(Ordering::Relaxed));
+    shown(out, label, ProgressBar::new(transfer.total), style.ok(), work, update).await
+}
+
 async fn shown<T>(
     out: &Output,
     label: String,

@@ -7,6 +7,10 @@ use std::net::SocketAddr;
 
 use crate::exit::{Exit, Failure};
 
+mod events;
+
+pub(crate) use events::{Letter, LetterPage, LetterSummary, Published, Record, Redriven, State, Trigger};
+
 /// One page of functions in order of their names.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Functions {
@@ -38,6 +42,9 @@ pub(crate) struct Details {
     #[serde(flatten)]
     pub(crate) summary: Summary,
     pub(crate) revisions: Vec<Revision>,
+    /// What fires it beside HTTP; older nodes do not say.
+    #[serde(default)]
+    pub(crate) triggers: Vec<Trigger>,
 }
 
 /// A node about itself.

@@ -197,7 +197,7 @@ impl Dev<'_> {
         let known = &self.project.manifest.functions;
         for function in self.client.functions().await?.functions {
             if !known.contains_key(&function.name) {
-                self.client.remove(&function.name).await?;
+                self.client.remove(&function.name, true).await?;
                 self.tried.remove(&function.name);
                 self.out.note(format_args!("{} is not in {MANIFEST} any more: removed", function.name));
             }

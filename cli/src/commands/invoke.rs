@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use dunlin_api::{FunctionName, Problem};
 use futures::StreamExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::{Body, Response};
 use std::path::Path;
 use tokio_util::io::ReaderStream;
@@ -16,6 +16,11 @@ use crate::{
     signals, urls,
 };
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// RFC 7240 §4.1.
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const RESPOND_ASYNC: HeaderValue = HeaderValue::from_static("respond-async");
+
 const EXAMPLES: &str = "\
 Examples:
   dunlin invoke hello                                   GET the first route of `hello`
@@ -23,6 +28,7 @@ Examples:
   dunlin invoke cart -d '{\"item\": 7}'                   POST text
   dunlin invoke thumbnail -d @photo.jpg > small.png     POST a file
   tail -f log | dunlin invoke count -d @-               POST a stream
+  dunlin invoke report --async                          do not wait: writes an id for `dunlin result`
 
 Ends with 0 if the function answered, whatever its status, unless --fail is given.";
 
@@ -54,6 +60,12 @@ pub(crate) struct Args {
     /// End with 5 if the function's status is 400 or above
     #[arg(long)]
     fail: bool,
+    /// Do not wait for the answer: the call is stored and tried until it succeeds, and its id written
+    #[arg(long = "async", conflicts_with_all = ["include", "fail"])]
+    later: bool,
+    /// A call with a key that was seen before is not made again
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<HeaderValue>,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -67,7 +79,13 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         };
         let (body, kind) = body(args.data.as_deref()).await?;
         let method = args.request.clone().unwrap_or(if args.data.is_some() { Method::POST } else { Method::GET });
-        let answer = client.invoke(&args.name, method, &path, headers(&args.header, kind), body).await?;
+        let mut headers = headers(&args.header, kind);
+        headers.extend(args.idempotency_key.clone().map(|key| (IDEMPOTENCY_KEY, key)));
+        headers.extend(args.later.then_some((PREFER, RESPOND_ASYNC)));
+        let answer = client.invoke(&args.name, method, &path, headers, body).await?;
+        if args.later && answer.status() == StatusCode::ACCEPTED {
+            return accepted(&answer, out);
+        }
         finish(&args, &client, answer, out).await
     })
     .await
@@ -90,10 +108,28 @@ async fn finish(args: &Args, client: &Client, answer: Response, out: &Output) ->
     Ok(())
 }
 
+/// The call is stored: its id is what is left to write.
+fn accepted(answer: &Response, out: &Output) -> anyhow::Result<()> {
+    let location = answer.headers().get(header::LOCATION).map(lossy).unwrap_or_default();
+    let id = location.rsplit('/').next().filter(|id| !id.is_empty());
+    let id = id.ok_or_else(|| Failure::new(Exit::Platform, "the node took the call and did not say its id"))?;
+    if out.is_json() {
+        return out.json(&serde_json::json!({ "id": id }));
+    }
+    out.data(id)?;
+    out.hint(format_args!("dunlin result {id} --wait"));
+    Ok(())
+}
+
 async fn streamed(args: &Args, answer: Response, out: &Output) -> anyhow::Result<()> {
     if args.include {
         out.bytes(&head(&answer))?;
     }
+    copy(answer, out).await
+}
+
+/// Writes the body of `answer` to stdout as it comes.
+pub(super) async fn copy(answer: Response, out: &Output) -> anyhow::Result<()> {
     let mut body = answer.bytes_stream();
     while let Some(chunk) = body.next().await {
         let cut = || Failure::new(Exit::Function, "the answer broke off before its end");
@@ -158,13 +194,13 @@ fn times(timing: &str) -> String {
 }
 
 /// Whether this may be the node's own answer and not the function's.
-fn is_problem(answer: &Response) -> bool {
+pub(super) fn is_problem(answer: &Response) -> bool {
     let kind = answer.headers().get(header::CONTENT_TYPE);
     answer.status().as_u16() >= 400 && kind.is_some_and(|kind| kind == "application/problem+json")
 }
 
 /// Fails if the problem document is the node's; one that the function made itself is its answer.
-async fn platform_problem(client: &Client, answer: Response) -> anyhow::Result<Response> {
+pub(super) async fn platform_problem(client: &Client, answer: Response) -> anyhow::Result<Response> {
     let (status, headers) = (answer.status(), answer.headers().clone());
     let body = answer.bytes().await?;
     let own = serde_json::from_slice::<Problem>(&body).is_ok_and(|p| p.r#type.starts_with("urn:dunlin:error:"));

@@ -1,14 +1,15 @@
 //! `dunlin show`: everything about one function.
 
 use dunlin_api::{FunctionName, Revision, Settings};
+use dunlin_scheduler::events::Counts;
 use std::fmt::Write as _;
 
 use crate::{
     client::Client,
     config::ServerArgs,
-    output::{Output, Style},
+    output::{Output, Style, tame},
     time, urls,
-    wire::Details,
+    wire::{Details, Trigger},
 };
 
 const EXAMPLES: &str = "\
@@ -16,7 +17,7 @@ Examples:
   dunlin show cart
   dunlin show cart --output json | jq -r '.revisions[].id'";
 
-/// Show one function: revisions, routes, limits, grants.
+/// Show one function: revisions, routes, triggers, limits, grants.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -54,12 +55,40 @@ fn describe(details: &Details, serving: &Revision, urls: &[String], out: &Output
     line("world", &serving.world.to_string());
     details.summary.routes.iter().for_each(|route| line("route", route));
     urls.iter().for_each(|url| line("url", url));
+    details.triggers.iter().for_each(|trigger| line("trigger", &listens(trigger)));
     limits(settings).iter().for_each(|(key, value)| line(key, value));
     settings.env.iter().for_each(|(key, value)| line("env", &format!("{key}={value}")));
     line("egress", &settings.egress.join(" "));
     line("kv", &settings.kv.join(" "));
+    line("publish", &settings.publish.join(" "));
     line("place", &settings.place.to_string());
     text + &revisions(details, out)
+}
+
+/// `stream orders.paid.> of ORDERS, 3 wait, 1 under way`
+fn listens(trigger: &Trigger) -> String {
+    let stream = trigger.stream.as_ref().map(|stream| format!(" of {stream}")).unwrap_or_default();
+    let parts = [
+        Some(format!("{} {}{stream}", trigger.kind, trigger.listens)),
+        trigger.pending.map(|count| format!("{count} wait")),
+        trigger.unsettled.map(|count| format!("{count} under way")),
+        trigger.next.as_ref().map(|next| format!("next at {next}")),
+        trigger.here.as_ref().map(here),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// `here 12 done, 3 dropped: 64 messages of this trigger run …`
+fn here(counts: &Counts) -> String {
+    let rare = [
+        (counts.failed, "failed tries"),
+        (counts.rejected, "rejected"),
+        (counts.dead, "dead"),
+        (counts.dropped, "dropped"),
+    ];
+    let rare = rare.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
+    let error = counts.last_error.as_ref().map(|error| format!("; last error: {}", tame(error))).unwrap_or_default();
+    format!("here {} done{}{error}", counts.done, rare.collect::<String>())
 }
 
 fn limits(settings: &Settings) -> Vec<(&'static str, String)> {

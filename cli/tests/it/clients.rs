@@ -57,7 +57,7 @@ fn json_has_the_documented_shape() {
     let list = json(&node.admin, &["list"]);
     assert_eq!(keys(&list["functions"][0]), ["name", "routes", "serving", "version"]);
     let shown = json(&node.admin, &["show", "hello"]);
-    assert_eq!(keys(&shown), ["name", "revisions", "routes", "serving", "urls", "version"]);
+    assert_eq!(keys(&shown), ["name", "revisions", "routes", "serving", "triggers", "urls", "version"]);
     let called = json(&node.admin, &["invoke", "hello"]);
     assert_eq!(keys(&called), ["body", "headers", "node", "revision", "start", "status", "timing"]);
     assert_eq!((&called["status"], &called["body"]), (&200.into(), &"Hello, world!\n".into()));

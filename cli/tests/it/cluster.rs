@@ -9,6 +9,8 @@
 )]
 
 mod bodies;
+mod calls;
+mod events;
 mod load;
 mod nats;
 mod nodes;
@@ -17,7 +19,9 @@ mod permissions;
 mod placement;
 mod proxy;
 mod refusals;
-mod support;
+mod rolling;
+mod sources;
+pub(crate) mod support;
 mod together;
 
 /// Whether there is time for long runs.

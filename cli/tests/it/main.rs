@@ -12,6 +12,7 @@ mod cluster;
 mod components;
 mod crates;
 mod dev;
+mod events;
 mod limits;
 mod node;
 mod projects;
