@@ -37,7 +37,8 @@ const ROUNDS: usize = 3;
 /// Messages that the bare consumer has asked for, and invocations at once on the node.
 const AT_ONCE: usize = 64;
 const CALLS: u64 = 40_000;
-const LONE_EVENTS: usize = 500;
+/// Lone events, with the pause after each: short, and long enough that the node has stopped expecting any.
+const LONE_EVENTS: [(usize, Duration); 2] = [(500, Duration::from_millis(5)), (20, Duration::from_secs(2))];
 
 struct Node {
     process: Child,
@@ -222,20 +223,20 @@ async fn ours(jetstream: &jetstream::Context, node: &Node, dir: &Path, component
 async fn lone(jetstream: &jetstream::Context, node: &Node, dir: &Path, component: &str) {
     node.deploy(dir, component, "[[function.events.stream]]\nsubject = \"lone.>\"\n");
     let mut seen = jetstream.client().subscribe("seen.>").await.unwrap();
-    let mut times = Vec::new();
-    for number in 0..LONE_EVENTS {
-        let payload = format!(r#"{{"id":"{number}","do":"publish","subject":"seen.{number}"}}"#);
-        let begun = Instant::now();
-        jetstream.publish("lone.x", payload.into()).await.unwrap();
-        seen.next().await.unwrap();
-        times.push(begun.elapsed());
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    for (count, pause) in LONE_EVENTS {
+        let mut times = Vec::new();
+        for number in 0..count {
+            let payload = format!(r#"{{"id":"{number}","do":"publish","subject":"seen.{number}"}}"#);
+            let begun = Instant::now();
+            jetstream.publish("lone.x", payload.into()).await.unwrap();
+            seen.next().await.unwrap();
+            times.push(begun.elapsed());
+            tokio::time::sleep(pause).await;
+        }
+        times.sort();
+        let (half, most) = (times[count / 2], times[count * 99 / 100]);
+        println!(
+            "an event every {pause:?}, from the publisher to the function and back: median {half:?}, p99 {most:?}"
+        );
     }
-    times.sort();
-    let at = |share: f64| times[(times.len() as f64 * share) as usize];
-    println!(
-        "one event at a time, from the publisher to the function and back: median {:?}, p99 {:?}",
-        at(0.5),
-        at(0.99)
-    );
 }
