@@ -36,6 +36,8 @@ const CONCURRENCY: usize = 8;
 /// What one run does.
 struct Plan {
     events: usize,
+    /// The time over which they are published: several kills fall into it, however fast they are done.
+    spread: Duration,
     /// Between two kills of a node.
     every: Duration,
     /// What the function is told to do with event number `n`.
@@ -44,8 +46,9 @@ struct Plan {
 
 impl Plan {
     fn new(command: fn(usize) -> &'static str) -> Self {
-        let (events, every) = if soak() { (100_000, 3_000) } else { (3_000, 1_000) };
-        Self { events, every: Duration::from_millis(every), command }
+        let (events, every, kills) = if soak() { (100_000, 3_000, 20) } else { (3_000, 1_000, 6) };
+        let every = Duration::from_millis(every);
+        Self { events, spread: every * kills, every, command }
     }
 }
 
@@ -122,8 +125,7 @@ fn run(plan: &Plan) -> Found {
             cluster.nats.restart();
             restarted = true;
         } else {
-            // Not in turn, but the same ones in every run.
-            let victim = &mut cluster.members[kills * kills % 3];
+            let victim = &mut cluster.members[kills % 3];
             victim.kill();
             victim.restart();
             kills += 1;
@@ -161,15 +163,17 @@ async fn connect(url: &str) -> jetstream::Context {
 
 /// Publishes all events, each until it is acknowledged.
 fn publish(url: &str, plan: &Plan, acknowledged: Arc<AtomicUsize>) -> thread::JoinHandle<()> {
-    let (url, events, command) = (url.to_owned(), plan.events, plan.command);
+    let (url, events, spread, command) = (url.to_owned(), plan.events, plan.spread, plan.command);
     thread::spawn(move || {
         runtime().block_on(async {
             let jetstream = connect(&url).await;
+            let begun = tokio::time::Instant::now();
             let numbers = futures::stream::iter(0..events);
             numbers
                 .for_each_concurrent(IN_FLIGHT, |number| {
                     let (jetstream, acknowledged) = (&jetstream, &acknowledged);
                     async move {
+                        tokio::time::sleep_until(begun + spread.mul_f64(number as f64 / events as f64)).await;
                         while let Err(error) = publish_one(jetstream, number, command(number)).await {
                             println!("published again: {error}");
                             tokio::time::sleep(Duration::from_millis(100)).await;
