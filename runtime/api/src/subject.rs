@@ -64,6 +64,15 @@ pub fn check_not_reserved(pattern: &str) -> Result<(), String> {
     }
 }
 
+/// Checks a pattern that may be listened to: one that is well-formed and touches nothing that is reserved.
+///
+/// # Errors
+/// As [`check_pattern`] and [`check_not_reserved`].
+pub fn check_listenable(pattern: &str) -> Result<(), String> {
+    check_pattern(pattern)?;
+    check_not_reserved(pattern)
+}
+
 /// Whether `subject` is one at which somebody awaits a reply: the inbox of a NATS client or of a node. Only replies go there.
 pub fn is_inbox(subject: &str) -> bool {
     ["_INBOX.>", "_R_.>", "dl.*.*.inbox.>"].iter().any(|inbox| covers(inbox, subject))

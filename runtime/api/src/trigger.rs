@@ -3,10 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
-use crate::{
-    Digest, FunctionName,
-    subject::{check_not_reserved, check_pattern},
-};
+use crate::{Digest, FunctionName, subject::check_listenable};
 
 mod choices;
 mod retry;
@@ -323,7 +320,7 @@ impl AsyncCalls {
 
 /// Checks a subject that a trigger listens to or a function publishes to.
 pub(crate) fn check_listened(key: &str, subject: &str) -> Result<(), String> {
-    check_pattern(subject).and_then(|()| check_not_reserved(subject)).map_err(|e| format!("{key}: {e}"))
+    check_listenable(subject).map_err(|e| format!("{key}: {e}"))
 }
 
 fn check_concurrency(key: &str, limit: Option<u32>) -> Result<(), String> {

@@ -10,12 +10,11 @@ use serde::{Deserialize, de::IntoDeserializer};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::Arc,
     time::Duration,
 };
 
 use super::{EventsConfig, item};
-use crate::snapshot::{Deployed, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// Names one source: a trigger, or the queue of a trigger.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,7 +96,7 @@ pub(super) struct Wanted {
 pub(super) fn plan(snapshot: &Snapshot, config: &EventsConfig, queues: &BTreeSet<String>) -> BTreeMap<Key, Wanted> {
     let mut wanted = BTreeMap::new();
     for deployed in snapshot.functions.values() {
-        if let Some(revision) = serving(deployed).filter(|revision| fits(revision, config)) {
+        if let Some(revision) = deployed.triggering().filter(|revision| fits(revision, config)) {
             triggers(revision, config.slots, &mut wanted);
         }
     }
@@ -105,7 +104,7 @@ pub(super) fn plan(snapshot: &Snapshot, config: &EventsConfig, queues: &BTreeSet
         let Some((function, trigger)) = item::owner(name) else { continue };
         let Some(trigger) = trigger_id(trigger) else { continue };
         let terms_and_order = match snapshot.functions.get(&function) {
-            Some(deployed) => match serving(deployed).filter(|revision| fits(revision, config)) {
+            Some(deployed) => match deployed.triggering().filter(|revision| fits(revision, config)) {
                 Some(revision) => queue(&revision.settings, &trigger, config.slots),
                 // Other nodes run it.
                 None => continue,
@@ -128,11 +127,6 @@ pub(crate) fn trigger_id(text: &str) -> Option<TriggerId> {
     let fits = !text.is_empty() && text.bytes().all(allowed);
     let id = fits.then(|| TriggerId::deserialize(text.into_deserializer()));
     id?.map_err(|_: serde::de::value::Error| ()).ok()
-}
-
-fn serving(deployed: &Deployed) -> Option<&Arc<Revision>> {
-    let serving = deployed.serving.iter().filter(|(_, weight)| *weight > 0);
-    serving.max_by_key(|(revision, weight)| (*weight, revision.created_ms)).map(|(revision, _)| revision)
 }
 
 fn fits(revision: &Revision, config: &EventsConfig) -> bool {

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use dunlin_api::{
     BoxFuture, Message, Publish, Published, StoreError,
-    subject::{check_not_reserved, check_pattern, check_subject, covers, is_inbox},
+    subject::{check_listenable, check_not_reserved, check_pattern, check_subject, covers, is_inbox},
 };
 use futures::StreamExt;
 use std::{
@@ -91,7 +91,7 @@ impl Bus for EmbeddedBus {
         pattern: &'a str,
         group: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Subscription, StoreError>> {
-        let checked = check_pattern(pattern).and_then(|()| check_not_reserved(pattern)).map_err(StoreError::Invalid);
+        let checked = check_listenable(pattern).map_err(StoreError::Invalid);
         let listening = checked.map(|()| self.subjects.subscribe(pattern, group));
         Box::pin(std::future::ready(listening))
     }

@@ -6,7 +6,7 @@
 
 use dunlin_api::{
     BoxFuture, Message, StoreError,
-    subject::{check_not_reserved, check_pattern},
+    subject::check_listenable,
     trigger::{ChangeSource, Order, Start},
 };
 use std::{
@@ -202,7 +202,7 @@ impl Streams for EmbeddedStreams {
 
     fn resolve<'a>(&'a self, stream: Option<&'a str>, subject: &'a str) -> BoxFuture<'a, Result<String, StoreError>> {
         Box::pin(async move {
-            check_pattern(subject).and_then(|()| check_not_reserved(subject)).map_err(StoreError::Invalid)?;
+            check_listenable(subject).map_err(StoreError::Invalid)?;
             let op = Op::Resolve { stream: stream.map(str::to_owned), subject: subject.to_owned() };
             Ok(self.queue.write(op).await?.stream)
         })

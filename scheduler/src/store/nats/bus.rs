@@ -8,7 +8,7 @@ use async_nats::{Client, Subscriber};
 use bytes::Bytes;
 use dunlin_api::{
     BoxFuture, Message, Publish, Published, StoreError,
-    subject::{check_not_reserved, check_pattern},
+    subject::{check_listenable, check_pattern},
 };
 use futures::StreamExt;
 use std::{
@@ -120,7 +120,7 @@ impl Bus for NatsBus {
         group: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Subscription, StoreError>> {
         Box::pin(async move {
-            check_pattern(pattern).and_then(|()| check_not_reserved(pattern)).map_err(StoreError::Invalid)?;
+            check_listenable(pattern).map_err(StoreError::Invalid)?;
             // Another cluster on the same NATS has members of its own.
             let group = group.map(|group| format!("dl-{}-{group}", self.nats.cluster));
             self.listen(&self.nats.bulk, pattern.to_owned(), group, 0).await

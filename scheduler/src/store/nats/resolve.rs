@@ -10,7 +10,7 @@ use async_nats::jetstream::{
 };
 use dunlin_api::{
     Digest, StoreError,
-    subject::{check_not_reserved, check_pattern, covers, overlaps},
+    subject::{check_listenable, covers, overlaps},
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -30,7 +30,7 @@ struct Names {
 
 /// See [`crate::store::events::Streams::resolve`].
 pub(super) async fn resolve(nats: &Nats, stream: Option<&str>, subject: &str) -> Result<String, StoreError> {
-    check_pattern(subject).and_then(|()| check_not_reserved(subject)).map_err(StoreError::Invalid)?;
+    check_listenable(subject).map_err(StoreError::Invalid)?;
     if let Some(stream) = stream {
         spec::check_stream(stream)?;
         let takes = subjects(nats, stream).await?;
