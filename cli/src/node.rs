@@ -52,6 +52,8 @@ pub(crate) struct NodeConfig {
     pub(crate) admin: SocketAddr,
     /// What is deployed, and the key-value stores.
     pub(crate) data: PathBuf,
+    /// Whether nothing of that is needed after this process: it then stands in memory, and nothing waits for a disk.
+    pub(crate) volatile: bool,
     /// Compiled code.
     pub(crate) code: PathBuf,
     /// Invocations at once; none = what suits the machine.
@@ -250,7 +252,8 @@ impl Stores {
             return Ok(Self { catalog, artifacts, keyvalue, events: store.events() });
         }
         let data = config.data.clone();
-        let store = tokio::task::spawn_blocking(move || Embedded::open(&data)).await??;
+        let open = if config.volatile { Embedded::open_volatile } else { Embedded::open };
+        let store = tokio::task::spawn_blocking(move || open(&data)).await??;
         let (catalog, artifacts, keyvalue) = (store.catalog(), store.artifacts(), store.keyvalue());
         Ok(Self { catalog, artifacts, keyvalue, events: store.events() })
     }

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     fn admission(slots: u32) -> Admission {
-        Admission::new(slots, Arc::new(Ticker::start(Vec::new()).unwrap()))
+        Admission::new(slots, Arc::new(Ticker::start().unwrap()))
     }
 
     #[test]

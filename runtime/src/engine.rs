@@ -4,7 +4,11 @@
 //! instead of 22, and what is not compiled in cannot be attacked. Guests that need concurrency run on the other. Both
 //! have the same limits: the pool bounds instances, memories, tables and stacks; epochs make every loop yield.
 
-use std::{collections::hash_map::DefaultHasher, hash::Hash, hash::Hasher, sync::Arc};
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, component::Linker};
 
 use crate::{StartError, linker, sandbox::Guest, ticker::Ticker};
@@ -39,31 +43,45 @@ pub(crate) struct LinkedEngine {
     pub(crate) linker: Linker<Guest>,
 }
 
-/// The engines of a node.
+/// The engines of a node. Each is made when it is first asked for: a pool takes milliseconds and a thousand mappings, and
+/// many a node never sees a guest for the second one.
 pub(crate) struct Engines {
-    plain: LinkedEngine,
-    concurrent: LinkedEngine,
+    plain: OnceLock<LinkedEngine>,
+    concurrent: OnceLock<LinkedEngine>,
+    /// Held by the one who makes an engine.
+    making: Mutex<()>,
+    slots: u32,
     pub(crate) ticker: Arc<Ticker>,
 }
 
 impl Engines {
-    /// Makes both engines for `slots` instances at once, and the thread that interrupts their guests.
+    /// Engines for `slots` instances at once, and the thread that interrupts their guests. The plain one is made now.
     pub(crate) fn new(slots: u32) -> Result<Self, StartError> {
-        let engine = |kind| -> Result<LinkedEngine, StartError> {
-            let engine = pooled_or_not(kind, slots)?;
-            let linker = linker::link(&engine, kind).map_err(StartError::Engine)?;
-            Ok(LinkedEngine { engine, linker })
-        };
-        let (plain, concurrent) = (engine(EngineKind::Plain)?, engine(EngineKind::Concurrent)?);
-        let ticker = Ticker::start(vec![plain.engine.weak(), concurrent.engine.weak()]).map_err(StartError::Thread)?;
-        Ok(Self { plain, concurrent, ticker: Arc::new(ticker) })
+        let ticker = Arc::new(Ticker::start().map_err(StartError::Thread)?);
+        let engines =
+            Self { plain: OnceLock::new(), concurrent: OnceLock::new(), making: Mutex::new(()), slots, ticker };
+        engines.get(EngineKind::Plain)?;
+        Ok(engines)
     }
 
-    pub(crate) fn get(&self, kind: EngineKind) -> &LinkedEngine {
-        match kind {
+    /// The engine, made if this is the first call for it, which blocks for some milliseconds.
+    pub(crate) fn get(&self, kind: EngineKind) -> Result<&LinkedEngine, StartError> {
+        let place = match kind {
             EngineKind::Plain => &self.plain,
             EngineKind::Concurrent => &self.concurrent,
+        };
+        if let Some(made) = place.get() {
+            return Ok(made);
         }
+        // It guards no data, so a panic in its holder leaves nothing half-done.
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = place.get() {
+            return Ok(made);
+        }
+        let engine = pooled_or_not(kind, self.slots)?;
+        let linker = linker::link(&engine, kind).map_err(StartError::Engine)?;
+        self.ticker.drive(engine.weak());
+        Ok(place.get_or_init(|| LinkedEngine { engine, linker }))
     }
 }
 

@@ -48,6 +48,13 @@ pub enum StartError {
     },
 }
 
+impl From<StartError> for dunlin_api::Refusal {
+    /// An engine is made when the first component wants it, and may fail then.
+    fn from(error: StartError) -> Self {
+        Self::Node(error.to_string())
+    }
+}
+
 /// The tokio runtime that guests run on.
 ///
 /// # Errors

@@ -93,8 +93,11 @@ impl Loader {
         tokio::fs::write(&input, bytes).await.map_err(disk)?;
         self.compile.run(kind, &input, &output).await?;
         let this = self.clone();
-        let save = move || this.store.save(&artifact, kind, &this.node.engines.get(kind).engine, &output);
-        blocking(save).await?.map_err(disk)?;
+        let save = move || -> Result<(), Refusal> {
+            let engine = &this.node.engines.get(kind)?.engine;
+            this.store.save(&artifact, kind, engine, &output).map_err(disk)
+        };
+        blocking(save).await??;
         let missing = || Refusal::Node("compiled code was lost as soon as it was stored".into());
         self.map(artifact, kind).await?.ok_or_else(missing)
     }
@@ -102,7 +105,7 @@ impl Loader {
     /// Maps the code from disk if it is there and genuine.
     async fn map(self: &Arc<Self>, artifact: Digest, kind: EngineKind) -> Result<Option<Component>, Refusal> {
         let this = self.clone();
-        blocking(move || this.store.load(&artifact, kind, &this.node.engines.get(kind).engine)).await
+        blocking(move || Ok(this.store.load(&artifact, kind, &this.node.engines.get(kind)?.engine))).await?
     }
 
     async fn link(self: &Arc<Self>, component: Component, kind: EngineKind, world: World) -> Result<Code, Refusal> {

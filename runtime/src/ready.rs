@@ -5,12 +5,12 @@ use dunlin_api::{InvocationId, InvokeError, KeyValue, Logs, Publish, Refusal, Re
 use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use wasmtime::component::Component;
+use wasmtime::{Engine, component::Component};
 use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
 use crate::{
     admission::{Admission, Admitted, FunctionGate},
-    engine::{EngineKind, Engines, LinkedEngine},
+    engine::{EngineKind, Engines},
     entry::{pool::InstancePool, shared::SharedInstances},
     host::{
         EgressClient, EgressPolicy, KeyValueCtx, MessagingCtx, MessagingGrant, Outbound, Output, OutputSink,
@@ -35,7 +35,7 @@ pub(crate) struct Node {
 /// Code that is mapped, checked and linked; shared by revisions that differ only in settings.
 #[derive(Clone)]
 pub(crate) struct Code {
-    pub(crate) engine: EngineKind,
+    pub(crate) engine: Engine,
     pub(crate) entry: Entry,
 }
 
@@ -63,13 +63,14 @@ impl Code {
     ) -> Result<Self, Refusal> {
         let imports = |e: wasmtime::Error| Refusal::Imports(vec![format!("  {e:#}")]);
         let handler = |e: wasmtime::Error| Refusal::NoHandler(format!("a handler of another type: {e:#}"));
-        let pre = engines.get(kind).linker.instantiate_pre(component).map_err(imports)?;
+        let engine = engines.get(kind)?;
+        let pre = engine.linker.instantiate_pre(component).map_err(imports)?;
         let entry = match world {
             World::Http02 => Entry::P2(ProxyPre::new(pre).map_err(handler)?),
             World::Http03 => Entry::P3(ServicePre::new(pre).map_err(handler)?),
             World::Messaging => Entry::Messaging(ComponentPre::new(pre).map_err(handler)?),
         };
-        Ok(Self { engine: kind, entry })
+        Ok(Self { engine: engine.engine.clone(), entry })
     }
 }
 
@@ -103,10 +104,6 @@ impl Ready {
             code,
             node,
         }))
-    }
-
-    pub(crate) fn engine(&self) -> &LinkedEngine {
-        self.node.engines.get(self.code.engine)
     }
 
     /// A place on the node and one of the function.

@@ -88,7 +88,7 @@ pub(crate) fn store(ready: &Ready, deadline: Instant, output: Output) -> Store<G
         memory: MemoryMeter { limit: settings.limits.memory.as_usize(), used: 0, denied: false },
         cpu: CpuMeter::new(&settings.limits),
     };
-    let mut store = Store::new(&ready.engine().engine, guest);
+    let mut store = Store::new(&ready.code.engine, guest);
     store.limiter(|guest| &mut guest.memory);
     store.set_max_component_handles(MAX_HANDLES);
     store.set_hostcall_fuel(MAX_HOSTCALL_BYTES);

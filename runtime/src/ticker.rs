@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
     },
     thread::{self, JoinHandle},
@@ -27,6 +27,7 @@ struct State {
     running: AtomicU32,
     asleep: AtomicBool,
     stop: AtomicBool,
+    engines: Mutex<Vec<EngineWeak>>,
 }
 
 /// Keeps the ticker awake until dropped.
@@ -39,12 +40,17 @@ impl Drop for Running {
 }
 
 impl Ticker {
-    /// Starts the thread. It ends with the ticker or with the engines.
-    pub(crate) fn start(engines: Vec<EngineWeak>) -> std::io::Result<Self> {
+    /// Starts the thread. It ends with the ticker.
+    pub(crate) fn start() -> std::io::Result<Self> {
         let state = Arc::new(State::default());
         let shared = state.clone();
-        let thread = thread::Builder::new().name("dunlin-ticker".into()).spawn(move || run(&shared, &engines))?;
+        let thread = thread::Builder::new().name("dunlin-ticker".into()).spawn(move || run(&shared))?;
         Ok(Self { state, thread: Some(thread) })
+    }
+
+    /// Advances the epoch of `engine` from now on, as long as it is there.
+    pub(crate) fn drive(&self, engine: EngineWeak) {
+        self.state.engines.lock().unwrap_or_else(PoisonError::into_inner).push(engine);
     }
 
     /// Says that guest code will run until the answer is dropped.
@@ -73,14 +79,22 @@ impl Drop for Ticker {
     }
 }
 
-fn run(state: &State, engines: &[EngineWeak]) {
+impl State {
+    fn tick(&self) {
+        // A panic while pushing leaves a vector that is still whole.
+        for engine in self.engines.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+            }
+        }
+    }
+}
+
+fn run(state: &State) {
     let mut idle = 0;
     while !state.stop.load(SeqCst) {
         thread::sleep(TICK);
-        for engine in engines {
-            let Some(engine) = engine.upgrade() else { return };
-            engine.increment_epoch();
-        }
+        state.tick();
         idle = if state.running.load(SeqCst) == 0 { idle + 1 } else { 0 };
         if idle >= IDLE_TICKS {
             state.asleep.store(true, SeqCst);

@@ -66,6 +66,7 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         http: args.http.unwrap_or(PREFERRED),
         admin: args.admin,
         data: data_dir(&project.dir)?,
+        volatile: false,
         code: project.dir.join(".dunlin"),
         slots: None,
         token: None,

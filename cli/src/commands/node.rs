@@ -76,6 +76,7 @@ impl Args {
             http: self.http,
             admin: self.admin,
             code: data.clone(),
+            volatile: false,
             data,
             slots: self.slots,
             token,

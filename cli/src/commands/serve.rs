@@ -76,6 +76,7 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         http: args.addr,
         admin: (Ipv4Addr::LOCALHOST, 0).into(),
         data: data.path().to_owned(),
+        volatile: true,
         code,
         slots: args.slots,
         token: None,

@@ -11,10 +11,11 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    thread::ScopedJoinHandle,
 };
 
 use super::events::EventStores;
-use database::Wakes;
+use database::{Place, Wakes};
 use queue::Queue;
 use records::Records;
 
@@ -84,17 +85,36 @@ impl Embedded {
     /// # Errors
     /// Says which directory or file, and why.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        Self::open_databases(dir, |file| Place::File(dir.join(file)))
+    }
+
+    /// As [`Embedded::open`] for data that nobody needs after this process: the databases stand in memory, and nothing waits
+    /// for a disk. Artifacts and blobs are still files in `dir`.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub fn open_volatile(dir: &Path) -> Result<Self, OpenError> {
+        Self::open_databases(dir, |_| Place::Memory)
+    }
+
+    fn open_databases(dir: &Path, place: impl Fn(&str) -> Place + Sync) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { path: dir.to_owned(), source };
         create_private(dir).map_err(io)?;
         let lock = Arc::new(lock(dir)?);
         let artifacts = EmbeddedArtifacts::open(dir.join("artifacts"), lock.clone()).map_err(io)?;
         let blobs = EmbeddedBlobs::open(dir.join("blobs"), lock.clone()).map_err(io)?;
         let wakes = Arc::new(Wakes::default());
-        let open = |file, cache| Records::open(&dir.join(file), cache, wakes.clone(), lock.clone());
-        let catalog = open("catalog.redb", CATALOG_CACHE_BYTES)?;
-        let outcomes = open("outcomes.redb", CATALOG_CACHE_BYTES)?;
-        let keyvalue = EmbeddedKeyValue::new(open("keyvalue.redb", KEYVALUE_CACHE_BYTES)?);
-        let queue = Arc::new(Queue::open(&dir.join("queue.redb"), wakes.clone(), lock.clone())?);
+        let open = |file, cache| Records::open(&place(file), cache, wakes.clone(), lock.clone());
+        // Side by side: each waits for the disk several times.
+        let (catalog, outcomes, keyvalue, queue) = std::thread::scope(|threads| {
+            let catalog = threads.spawn(|| open("catalog.redb", CATALOG_CACHE_BYTES));
+            let outcomes = threads.spawn(|| open("outcomes.redb", CATALOG_CACHE_BYTES));
+            let keyvalue = threads.spawn(|| open("keyvalue.redb", KEYVALUE_CACHE_BYTES));
+            let queue = Queue::open(&place("queue.redb"), wakes.clone(), lock.clone());
+            (opened(catalog), opened(outcomes), opened(keyvalue), queue)
+        });
+        let (catalog, outcomes, queue) = (catalog?, outcomes?, Arc::new(queue?));
+        let keyvalue = EmbeddedKeyValue::new(keyvalue?);
         // The files' names must survive a power loss as their contents do.
         sync_dir(dir).map_err(io)?;
         Ok(Self {
@@ -147,6 +167,10 @@ impl Embedded {
     pub fn events(&self) -> EventStores {
         EventStores { streams: self.streams(), bus: self.bus(), blobs: self.blobs(), records: self.records() }
     }
+}
+
+fn opened(thread: ScopedJoinHandle<'_, Result<Records, OpenError>>) -> Result<Records, OpenError> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Creates `dir` for this user only: it holds guests' data and settings with secrets in them.

@@ -67,6 +67,21 @@ async fn its_records_of_events_keep_the_contract_of_the_catalog() {
     contract::catalog::holds(open(dir.path()).records()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_memory_keeps_the_contract_and_ends_with_its_stores() {
+    let dir = TempDir::new().unwrap();
+    let volatile = || Embedded::open_volatile(dir.path()).unwrap();
+    let stores = volatile();
+    contract::catalog::holds(stores.catalog()).await;
+    contract::keyvalue::holds(stores.keyvalue()).await;
+    contract::streams::holds(stores.streams(), stores.bus(), stores.keyvalue()).await;
+    stores.keyvalue().set("s", "k", "v".into()).await.unwrap();
+    drop(stores);
+    assert_eq!(volatile().keyvalue().get("s", "k").await.unwrap(), None);
+    let databases = fs::read_dir(dir.path()).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some());
+    assert_eq!(databases.count(), 0, "no database is a file");
+}
+
 #[tokio::test]
 async fn everything_is_there_again_after_reopening() {
     let dir = TempDir::new().unwrap();

@@ -17,7 +17,7 @@ use hyper_util::{
 };
 use rustls::ClientConfig;
 use tokio::{
-    sync::Semaphore,
+    sync::{OnceCell, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -69,34 +69,31 @@ type Http = Client<Within<HttpsConnector<Dial>>, Leaving>;
 /// Connections that were opened under the permission of a named private origin are in a pool of their own: there the
 /// pool's key, the origin, is the permission, so no request without it can take one.
 pub struct EgressClient {
-    public: Http,
-    named: Option<Http>,
+    clients: OnceCell<Clients>,
+    config: EgressConfig,
     tasks: Tasks,
 }
 
+/// One client for each scope.
+struct Clients {
+    public: Http,
+    named: Option<Http>,
+}
+
 impl EgressClient {
-    /// A client without connections. Reads the machine's root certificates, or takes Mozilla's where it has none.
+    /// A client without connections. The machine's root certificates, or Mozilla's where it has none, are read when the
+    /// first request wants to leave: that takes 15 ms, and many a node never sends one.
     pub fn new(config: EgressConfig) -> Self {
-        let tls = tls();
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
-        let dialler = Arc::new(Dialler { network: config.network, forbidden: config.forbidden, connections });
-        let tasks = Tasks::default();
-        let http = |scope| {
-            let dial = Dial { dialler: Arc::clone(&dialler), scope };
-            let https = HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
-            let connector = Within(https.enable_http1().enable_http2().wrap_connector(dial));
-            Client::builder(tasks.clone())
-                .pool_timer(TokioTimer::new())
-                .timer(TokioTimer::new())
-                .pool_max_idle_per_host(IDLE)
-                .pool_idle_timeout(IDLE_FOR)
-                .http1_max_buf_size(READ_AHEAD)
-                .http2_initial_stream_window_size(READ_AHEAD as u32)
-                .http2_initial_connection_window_size(16 * READ_AHEAD as u32)
-                .http2_max_header_list_size(READ_AHEAD as u32)
-                .build(connector)
+        Self { clients: OnceCell::new(), config, tasks: Tasks::default() }
+    }
+
+    /// The clients, made by the first who asks.
+    async fn clients(&self) -> Result<&Clients, Error> {
+        let make = async {
+            let tls = tokio::task::spawn_blocking(tls).await;
+            tls.map(|tls| Clients::new(&self.config, &self.tasks, &tls))
         };
-        Self { public: http(Scope::Public), named: config.named.then(|| http(Scope::Named)), tasks }
+        self.clients.get_or_try_init(|| make).await.map_err(|e| Error::InternalError(Some(e.to_string())))
     }
 
     /// Closes every connection and waits for their tasks. Requests fail from now on.
@@ -107,7 +104,7 @@ impl EgressClient {
     }
 
     pub(super) fn serves(&self, scope: Scope) -> bool {
-        scope == Scope::Public || self.named.is_some()
+        scope == Scope::Public || self.config.named
     }
 
     /// Sends a request whose origin was permitted with `scope`; answers with the head as soon as it is there.
@@ -117,9 +114,10 @@ impl EgressClient {
         mut request: Request<Leaving>,
         times: &Times,
     ) -> Result<Response<Incoming>, Error> {
+        let clients = self.clients().await?;
         let http = match scope {
-            Scope::Public => &self.public,
-            Scope::Named => self.named.as_ref().ok_or(Error::DestinationIpProhibited)?,
+            Scope::Public => &clients.public,
+            Scope::Named => clients.named.as_ref().ok_or(Error::DestinationIpProhibited)?,
         };
         let mut connection = capture_connection(&mut request);
         let mut response = std::pin::pin!(http.request(request));
@@ -137,6 +135,30 @@ impl EgressClient {
             Ok(response) => response.map_err(|error| error::sending(&error)),
             Err(_) => Err(Error::ConnectionReadTimeout),
         }
+    }
+}
+
+impl Clients {
+    fn new(config: &EgressConfig, tasks: &Tasks, tls: &ClientConfig) -> Self {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        let (network, forbidden) = (config.network.clone(), config.forbidden.clone());
+        let dialler = Arc::new(Dialler { network, forbidden, connections });
+        let http = |scope| {
+            let dial = Dial { dialler: Arc::clone(&dialler), scope };
+            let https = HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
+            let connector = Within(https.enable_http1().enable_http2().wrap_connector(dial));
+            Client::builder(tasks.clone())
+                .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new())
+                .pool_max_idle_per_host(IDLE)
+                .pool_idle_timeout(IDLE_FOR)
+                .http1_max_buf_size(READ_AHEAD)
+                .http2_initial_stream_window_size(READ_AHEAD as u32)
+                .http2_initial_connection_window_size(16 * READ_AHEAD as u32)
+                .http2_max_header_list_size(READ_AHEAD as u32)
+                .build(connector)
+        };
+        Self { public: http(Scope::Public), named: config.named.then(|| http(Scope::Named)) }
     }
 }
 

@@ -1,20 +1,39 @@
 //! The file of a redb database, and those who wait for what is written to it.
 
 use arc_swap::ArcSwapOption;
-use redb::Database;
+use redb::{Database, backends::InMemoryBackend};
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::Notify;
 
 use super::OpenError;
 
+/// Where a database stands.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    File(PathBuf),
+    /// In memory, until it is closed: for data that nobody needs afterwards.
+    Memory,
+}
+
+impl Place {
+    /// Why it cannot be used.
+    pub(super) fn refuse(&self, reason: impl std::fmt::Display) -> OpenError {
+        let path = match self {
+            Self::File(path) => path.clone(),
+            Self::Memory => "(in memory)".into(),
+        };
+        OpenError::Database { path, reason: reason.to_string() }
+    }
+}
+
 /// The file of a database, open but for the moments in which it is opened again: after an error of the disk, a full one
 /// for example, redb takes no more writes until then.
 pub(super) struct Handle {
-    path: PathBuf,
+    place: Place,
     cache_bytes: usize,
     open: ArcSwapOption<Database>,
 }
@@ -22,11 +41,11 @@ pub(super) struct Handle {
 impl Handle {
     /// Opens the file, or makes it, and its tables with `create`.
     pub(super) fn open(
-        path: &Path,
+        place: &Place,
         cache_bytes: usize,
         create: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<Self, OpenError> {
-        let handle = Self { path: path.to_owned(), cache_bytes, open: ArcSwapOption::empty() };
+        let handle = Self { place: place.clone(), cache_bytes, open: ArcSwapOption::empty() };
         let prepare = || -> Result<(), redb::Error> {
             handle.reopen()?;
             let mut transaction = handle.get()?.begin_write()?;
@@ -34,7 +53,7 @@ impl Handle {
             create(&transaction)?;
             Ok(transaction.commit()?)
         };
-        prepare().map_err(|e| OpenError::Database { path: path.to_owned(), reason: e.to_string() })?;
+        prepare().map_err(|e| place.refuse(e))?;
         Ok(handle)
     }
 
@@ -46,7 +65,12 @@ impl Handle {
     /// Closes the file if it is open and opens it; fails while a reader still has it.
     pub(super) fn reopen(&self) -> Result<(), redb::Error> {
         self.open.store(None);
-        let database = Database::builder().set_cache_size(self.cache_bytes).create(&self.path)?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(self.cache_bytes);
+        let database = match &self.place {
+            Place::File(path) => builder.create(path)?,
+            Place::Memory => builder.create_with_backend(InMemoryBackend::new())?,
+        };
         self.open.store(Some(Arc::new(database)));
         Ok(())
     }

@@ -9,14 +9,13 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::{
     collections::BTreeMap,
     fs::File,
-    path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use super::{
     OpenError,
-    database::{Handle, Wakes},
+    database::{Handle, Place, Wakes},
     unavailable,
     writer::Writer,
 };
@@ -88,13 +87,12 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn open(path: &Path, wakes: Arc<Wakes>, lock: Arc<File>) -> Result<Self, OpenError> {
-        let failed = |reason: String| OpenError::Database { path: path.to_owned(), reason };
-        let database = Arc::new(Handle::open(path, CACHE_BYTES, create)?);
-        let streams = read_streams(&database).map_err(|e| failed(e.to_string()))?;
+    pub(super) fn open(place: &Place, wakes: Arc<Wakes>, lock: Arc<File>) -> Result<Self, OpenError> {
+        let database = Arc::new(Handle::open(place, CACHE_BYTES, create)?);
+        let streams = read_streams(&database).map_err(|e| place.refuse(e))?;
         let streams = Arc::new(RwLock::new(streams));
         let writes = Writes { streams: streams.clone(), wakes: wakes.clone() };
-        let writer = Writer::start(database.clone(), writes).map_err(|e| failed(e.to_string()))?;
+        let writer = Writer::start(database.clone(), writes).map_err(|e| place.refuse(e))?;
         Ok(Self { writer, database, streams, wakes, _lock: lock })
     }
 

@@ -7,12 +7,12 @@
 use bytes::Bytes;
 use dunlin_api::{StoreError, Version};
 use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
-use std::{fs::File, path::Path, sync::Arc};
+use std::{fs::File, sync::Arc};
 use tokio::sync::broadcast;
 
 use super::{
     OpenError,
-    database::{Handle, Wakes},
+    database::{Handle, Place, Wakes},
     unavailable,
     writer::Writer,
 };
@@ -48,11 +48,16 @@ pub(super) struct Records {
 
 impl Records {
     /// `wakes` are told of changes of each namespace that somebody follows.
-    pub(super) fn open(path: &Path, cache_bytes: usize, wakes: Arc<Wakes>, lock: Arc<File>) -> Result<Self, OpenError> {
-        let database = Arc::new(Handle::open(path, cache_bytes, create_tables)?);
+    pub(super) fn open(
+        place: &Place,
+        cache_bytes: usize,
+        wakes: Arc<Wakes>,
+        lock: Arc<File>,
+    ) -> Result<Self, OpenError> {
+        let database = Arc::new(Handle::open(place, cache_bytes, create_tables)?);
         let (changes, _) = broadcast::channel(CHANGES);
         let writer = Writer::start(database.clone(), Writes { changes: changes.clone(), wakes });
-        let writer = writer.map_err(|e| OpenError::Database { path: path.to_owned(), reason: e.to_string() })?;
+        let writer = writer.map_err(|e| place.refuse(e))?;
         Ok(Self { writer, changes, database, _lock: lock })
     }
 

@@ -1,6 +1,9 @@
 //! Bounds and times of the tables: both are arguments here.
 
-use super::{super::super::database::Handle, *};
+use super::{
+    super::super::database::{Handle, Place},
+    *,
+};
 
 const DAY: u64 = 24 * 3_600 * 1_000;
 
@@ -9,7 +12,7 @@ struct Database(Handle, #[expect(dead_code, reason = "it goes with the directory
 impl Database {
     fn new() -> Self {
         let dir = tempfile::TempDir::new().unwrap();
-        let handle = Handle::open(&dir.path().join("queue.redb"), 1 << 20, |_| Ok(())).unwrap();
+        let handle = Handle::open(&Place::File(dir.path().join("queue.redb")), 1 << 20, |_| Ok(())).unwrap();
         Self(handle, dir)
     }
 
