@@ -5,13 +5,16 @@
 //! `JoinSet`; one that ends by itself is a fault of the node, told by [`Node::failed`]. Stopping refuses new work, gives what
 //! runs the grace, then cuts it.
 
-use dunlin_api::{Body, BoxFuture, FunctionName, KeyValue, LocalNode as _, NodeName, Prepare as _};
-use dunlin_runtime::{CompileLimits, Compiler, Executor, RuntimeConfig};
+use anyhow::Context as _;
+use dunlin_api::{
+    Body, BoxFuture, ByteSize, FunctionName, KeyValue, LocalNode as _, NodeName, Prepare as _, Problem, Settings,
+};
+use dunlin_runtime::{CompileLimits, Compiler, Engines, Executor, RuntimeConfig};
 use dunlin_scheduler::{
     admin::{self, Admin, CallError, InvokeByName, Phase, Readiness, Token},
     catalog::Catalog,
     control::{self, Control, NodeStatus},
-    deploy::{self, Deployer, MakeReady},
+    deploy::{self, DeployRequest, Deployer, MakeReady},
     dispatch::Dispatch,
     events::Events,
     gateway::{self, Caller, Gateway},
@@ -20,6 +23,7 @@ use dunlin_scheduler::{
     router::Router,
     store::{ArtifactStore, CatalogStore, embedded::Embedded, events::EventStores},
 };
+use futures::{StreamExt as _, future, stream};
 use http::{HeaderValue, Request, Response};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -28,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cluster::{Addresses, Link, Member, Part},
     cluster_args::ClusterConfig,
+    component::Component,
     exit::{Exit, Failure},
 };
 
@@ -88,6 +93,8 @@ pub(crate) struct Node {
     pub(crate) name: NodeName,
     /// How many functions were deployed when it started.
     pub(crate) functions: usize,
+    artifacts: Arc<dyn ArtifactStore>,
+    deployer: Arc<Deployer>,
     executor: Arc<Executor>,
     /// What fires functions beside requests; none on a node that runs nothing.
     events: Option<Arc<Events<Arc<Dispatch<Executor>>>>>,
@@ -130,11 +137,14 @@ impl Bound {
         if let Some(link) = &link {
             forbidden.extend(link.servers().await);
         }
-        let stores = Stores::open(link.as_ref(), &config).await?;
-        let logs = Arc::new(LogHub::default());
         let runtime = runtime_config(&config, forbidden);
-        let bus = stores.events.bus.clone();
-        let executor = Executor::new(runtime, stores.artifacts.clone(), stores.keyvalue, bus, logs.clone())?;
+        let slots = runtime.slots;
+        // Both take milliseconds, one of the disk and one of the address space.
+        let engines = async { Ok(tokio::task::spawn_blocking(move || Engines::new(slots)).await??) };
+        let (stores, engines) = tokio::try_join!(Stores::open(link.as_ref(), &config), engines)?;
+        let logs = Arc::new(LogHub::default());
+        let (artifacts, bus) = (stores.artifacts.clone(), stores.events.bus.clone());
+        let executor = Executor::with_engines(engines, runtime, artifacts, stores.keyvalue, bus, logs.clone())?;
         let catalog = Arc::new(Catalog::open(stores.catalog).await?);
         let snapshot = catalog.snapshot();
         let functions = snapshot.functions.len();
@@ -163,7 +173,7 @@ impl Bound {
             }
         };
         let router = Arc::new(Router::new(wired.dispatch, snapshot));
-        let artifacts = stores.artifacts;
+        let artifacts: Arc<dyn ArtifactStore> = stores.artifacts;
         let deployer = Deployer::new(wired.nodes, catalog.clone(), artifacts.clone(), executor.clone());
         let deployer = deployer.waiting_for(router.served()).with_events(stores.events.clone());
         let deployer = Arc::new(deployer);
@@ -196,7 +206,7 @@ impl Bound {
             readiness: readiness.clone(),
             catalog: catalog.clone(),
             deployer: deployer.clone(),
-            artifacts,
+            artifacts: artifacts.clone(),
             logs,
             lines: wired.lines,
             invoke: Arc::new(ByName(Caller::new(router.clone(), front.clone()))),
@@ -209,7 +219,7 @@ impl Bound {
         };
 
         tasks.spawn(until_stopped(stop.clone(), "the router", router.clone().follow(catalog.subscribe())));
-        tasks.spawn(named("the sweeper", sweep(deployer, stop.clone())));
+        tasks.spawn(named("the sweeper", sweep(deployer.clone(), stop.clone())));
         let gateway = http.map(|http| {
             let stop = CancellationToken::new();
             let front = Gateway::new(router, front).with_calls(fired.calls.clone());
@@ -224,6 +234,8 @@ impl Bound {
             admin_addr,
             name,
             functions,
+            artifacts,
+            deployer,
             executor,
             events: fired.events,
             part,
@@ -303,6 +315,27 @@ impl Node {
     /// The URL of the HTTP front, without a trailing slash.
     pub(crate) fn http_url(&self) -> String {
         format!("http://{}", self.http_addr.unwrap_or(self.admin_addr))
+    }
+
+    /// Makes `component` the serving revision of `name`, as the admin API does.
+    pub(crate) async fn deploy(
+        &self,
+        name: FunctionName,
+        component: Component,
+        settings: Settings,
+    ) -> anyhow::Result<()> {
+        let Component { bytes, digest } = component;
+        let size = ByteSize(bytes.len() as u64);
+        let bytes = stream::once(future::ready(Ok(bytes))).boxed();
+        self.artifacts.put(digest, bytes, size).await.context("the component cannot be stored")?;
+        let request = DeployRequest { function: name, artifact: digest, settings, expected: None };
+        match self.deployer.deploy(request).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let (status, code) = error.problem();
+                Err(Failure::of_problem(&Problem::new(status, code, error.to_string())).into())
+            }
+        }
     }
 
     /// Waits until a part of the node that should run as long as it does has ended; says which.

@@ -45,7 +45,7 @@ pub(crate) struct LinkedEngine {
 
 /// The engines of a node. Each is made when it is first asked for: a pool takes milliseconds and a thousand mappings, and
 /// many a node never sees a guest for the second one.
-pub(crate) struct Engines {
+pub struct Engines {
     plain: OnceLock<LinkedEngine>,
     concurrent: OnceLock<LinkedEngine>,
     /// Held by the one who makes an engine.
@@ -55,8 +55,12 @@ pub(crate) struct Engines {
 }
 
 impl Engines {
-    /// Engines for `slots` instances at once, and the thread that interrupts their guests. The plain one is made now.
-    pub(crate) fn new(slots: u32) -> Result<Self, StartError> {
+    /// Engines for `slots` instances at once, and the thread that interrupts their guests. The plain one is made now, which
+    /// blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// If wasmtime cannot work on this machine.
+    pub fn new(slots: u32) -> Result<Self, StartError> {
         let ticker = Arc::new(Ticker::start().map_err(StartError::Thread)?);
         let engines =
             Self { plain: OnceLock::new(), concurrent: OnceLock::new(), making: Mutex::new(()), slots, ticker };

@@ -65,6 +65,21 @@ impl Executor {
         logs: Arc<dyn Logs>,
     ) -> Result<Arc<Self>, StartError> {
         let engines = Engines::new(config.slots)?;
+        Self::with_engines(engines, config, artifacts, keyvalue, publish, logs)
+    }
+
+    /// As [`Executor::new`] with engines that were made before, for as many slots: that can happen beside other things.
+    ///
+    /// # Errors
+    /// If the data directory cannot be used.
+    pub fn with_engines(
+        engines: Engines,
+        config: RuntimeConfig,
+        artifacts: Arc<dyn Artifacts>,
+        keyvalue: Arc<dyn KeyValue>,
+        publish: Arc<dyn Publish>,
+        logs: Arc<dyn Logs>,
+    ) -> Result<Arc<Self>, StartError> {
         let store = CodeStore::open(config.data_dir.join("code"), config.code_cache)
             .map_err(|error| StartError::Directory { dir: config.data_dir.clone(), error })?;
         let admission = Admission::new(config.slots, engines.ticker.clone());

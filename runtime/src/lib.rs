@@ -25,6 +25,7 @@ mod ticker;
 
 pub use compile::compile_worker;
 pub use config::{CompileLimits, Compiler, RuntimeConfig};
+pub use engine::Engines;
 pub use executor::Executor;
 
 use std::{io, path::PathBuf};

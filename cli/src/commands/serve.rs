@@ -10,7 +10,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{deploy, deploy::Order};
+use super::deploy::Order;
 use crate::{
     client::{Client, LogQuery},
     component::Component,
@@ -18,6 +18,7 @@ use crate::{
     function_args::{FunctionArgs, checked},
     node::{Bound, NodeConfig},
     output::{Output, Style},
+    progress,
     project::name_of_file,
     signals::Stop,
 };
@@ -86,15 +87,17 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         open: Some(open.clone()),
     };
     let mut node = Bound::listen(config).await?.start().await?;
-    let client = Client::new(Server { url: node.admin_url(), token: None })?;
+    let Order { name, component, settings } = order;
+    let deploy = node.deploy(name, component, settings);
     let shipped = tokio::select! {
-        shipped = deploy::ship(&client, &order, out) => shipped,
+        shipped = progress::spinner(out, "checking and compiling".into(), deploy) => shipped,
         () = stop.asked() => return Ok(()),
     };
     // The node speaks of a function; here it is a file.
     shipped.with_context(|| args.component.display().to_string())?;
     open.cancel();
     out.note(format_args!("{}/", node.http_url()));
+    let client = Client::new(Server { url: node.admin_url(), token: None })?;
     let failure = tokio::select! {
         () = stop.asked() => None,
         failure = node.failed() => Some(failure),
