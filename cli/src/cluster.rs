@@ -214,6 +214,11 @@ impl Part {
         self.set_draining(true);
     }
 
+    /// Tries of calls that other nodes sent.
+    pub(crate) fn received(&self) -> u64 {
+        self.server.as_ref().map_or(0, |server| server.received())
+    }
+
     /// Waits until the calls of other nodes have ended.
     pub(crate) async fn idle(&self) {
         if let Some(server) = &self.server {

@@ -15,11 +15,12 @@ use dunlin_scheduler::{
     catalog::Catalog,
     control::{self, Control, NodeStatus},
     deploy::{self, DeployRequest, Deployer, MakeReady},
-    dispatch::Dispatch,
+    dispatch::{Dispatch, Peers},
     events::Events,
     gateway::{self, Caller, Gateway},
     log_hub::LogHub,
     log_share::Lines,
+    metrics,
     router::Router,
     store::{ArtifactStore, CatalogStore, embedded::Embedded, events::EventStores},
 };
@@ -172,6 +173,7 @@ impl Bound {
                 Wired::alone(&name, &executor, &catalog, logs.clone(), addresses)
             }
         };
+        let readings = readings(executor.clone(), wired.dispatch.clone(), wired.part.clone());
         let router = Arc::new(Router::new(wired.dispatch, snapshot));
         let artifacts: Arc<dyn ArtifactStore> = stores.artifacts;
         let deployer = Deployer::new(wired.nodes, catalog.clone(), artifacts.clone(), executor.clone());
@@ -212,6 +214,8 @@ impl Bound {
             invoke: Arc::new(ByName(Caller::new(router.clone(), front.clone()))),
             calls: Some(fired.calls.clone()),
             load: Arc::new(move || load.load()),
+            metrics: router.metrics().clone(),
+            readings: Arc::new(readings),
             control: wired.control,
             events: Some(fired.admin()),
             looks_only: http_addr.is_none(),
@@ -246,6 +250,24 @@ impl Bound {
             tasks,
             stop,
         })
+    }
+}
+
+/// What the parts of a node know when its metrics are asked for.
+fn readings(
+    executor: Arc<Executor>,
+    dispatch: Arc<Dispatch<Executor>>,
+    part: Option<Part>,
+) -> impl Fn() -> metrics::Readings {
+    move || {
+        let (sent, retries) = dispatch.sent();
+        let received = part.as_ref().map_or(0, Part::received);
+        let member = |peers: &Peers| metrics::Cluster { connected: peers.nats.is_connected(), sent, retries, received };
+        metrics::Readings {
+            loaded: executor.ready_count(),
+            corrupt_code_files: executor.corrupt_code_files(),
+            cluster: dispatch.peers().map(member),
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
     events::TriggerStats,
     log_hub::LogHub,
     log_share::Lines,
+    metrics::{Metrics, Readings},
     store::{ArtifactStore, events::Bus},
 };
 
@@ -40,6 +41,7 @@ mod guard;
 mod invocations;
 mod invoke;
 mod logs;
+mod metrics;
 mod node;
 mod nodes;
 mod problem;
@@ -91,6 +93,10 @@ pub struct Admin {
     pub calls: Option<Arc<dyn AsyncCalls>>,
     /// How busy this node is.
     pub load: Arc<dyn Fn() -> Load + Send + Sync>,
+    /// What is counted of the invocations that arrive here.
+    pub metrics: Arc<Metrics>,
+    /// What is read for the page of metrics.
+    pub readings: Arc<dyn Fn() -> Readings + Send + Sync>,
     /// The cluster.
     pub control: Arc<dyn Control>,
     /// Messages and what became of them; none on a node that takes no part in events.
@@ -186,6 +192,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
     let (router, mut description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(node::healthz))
         .routes(routes!(node::readyz))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(node::version))
         .routes(routes!(node::node))
         .routes(routes!(artifacts::has, artifacts::put))

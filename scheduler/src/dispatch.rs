@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -47,6 +47,8 @@ pub struct Dispatch<N> {
     /// Whether this node may run calls itself: it is a worker and not drained.
     open: AtomicBool,
     failures: Failures,
+    sent: AtomicU64,
+    retries: AtomicU64,
 }
 
 /// What a node of a cluster needs to run calls elsewhere.
@@ -74,12 +76,22 @@ pub struct Peers {
 impl<N: LocalNode> Dispatch<N> {
     /// Runs every call on `node`, which stands alone.
     pub fn alone(node: Arc<N>) -> Self {
-        Self { node, peers: None, open: AtomicBool::new(true), failures: Failures::default() }
+        Self::with(node, None, true)
     }
 
     /// Runs calls on `node`, if `worker`, and on its peers.
     pub fn among(node: Arc<N>, peers: Peers, worker: bool) -> Self {
-        Self { node, peers: Some(peers), open: AtomicBool::new(worker), failures: Failures::default() }
+        Self::with(node, Some(peers), worker)
+    }
+
+    fn with(node: Arc<N>, peers: Option<Peers>, open: bool) -> Self {
+        let (failures, sent, retries) = Default::default();
+        Self { node, peers, open: AtomicBool::new(open), failures, sent, retries }
+    }
+
+    /// Tries of calls that were sent to other nodes, and how many of them were not the first of their call.
+    pub fn sent(&self) -> (u64, u64) {
+        (self.sent.load(Relaxed), self.retries.load(Relaxed))
     }
 
     /// Whether this node runs calls itself from now on. Those that run are not touched.

@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod log_hub;
 pub mod log_share;
 pub mod membership;
+pub mod metrics;
 pub mod nats;
 pub mod prefetch;
 pub mod remote;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::{
+    metrics::Metrics,
     routes::{Miss, RouteTable, has_dot_segment},
     snapshot::{Deployed, Snapshot},
 };
@@ -25,6 +26,7 @@ pub struct Router<I> {
     executor: I,
     view: ArcSwap<View>,
     served: watch::Sender<Arc<Snapshot>>,
+    metrics: Arc<Metrics>,
 }
 
 struct View {
@@ -46,7 +48,13 @@ impl<I: Invoke> Router<I> {
     /// A router over `executor` that serves `snapshot` until [`follow`](Self::follow) brings another.
     pub fn new(executor: I, snapshot: Arc<Snapshot>) -> Self {
         let served = watch::Sender::new(snapshot.clone());
-        Self { executor, view: ArcSwap::from_pointee(View::new(snapshot)), served }
+        let metrics = Arc::new(Metrics::new(&snapshot));
+        Self { executor, view: ArcSwap::from_pointee(View::new(snapshot)), served, metrics }
+    }
+
+    /// What is counted of the invocations that arrive here. Whoever makes one counts it there.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Each snapshot after requests are routed by it.
@@ -66,10 +74,16 @@ impl<I: Invoke> Router<I> {
     }
 
     async fn publish(&self, snapshot: Arc<Snapshot>) {
-        let view = if snapshot.functions.len() <= BUILD_INLINE {
+        let (metrics, inline) = (self.metrics.clone(), snapshot.functions.len() <= BUILD_INLINE);
+        let build = move || {
+            // Before the view: what gets traffic has counters.
+            metrics.follow(&snapshot);
             View::new(snapshot)
+        };
+        let view = if inline {
+            build()
         } else {
-            match tokio::task::spawn_blocking(|| View::new(snapshot)).await {
+            match tokio::task::spawn_blocking(build).await {
                 Ok(view) => view,
                 Err(error) => {
                     tracing::error!(%error, "the route table was not built; the former one stays");

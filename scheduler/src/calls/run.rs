@@ -6,7 +6,7 @@
 
 use dunlin_api::{Body, BoxFuture, Invocation, Invoke, InvokeError, LogLine, Started, StoreError, TraceContext};
 use futures::StreamExt;
-use http::{HeaderName, Method, Request, Response, header};
+use http::{HeaderName, Request, Response, header};
 use sha2::Sha256;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -23,6 +23,7 @@ use crate::{
         answer::{judge, one_line as line, outcome_of},
     },
     gateway::presentable,
+    metrics::Trigger,
     store::{
         PutError,
         events::{Delivery, Subscription},
@@ -139,7 +140,9 @@ impl<I: Invoke> Calls<I> {
 
     async fn attempt(&self, item: &Item, delivered: u64) -> Result<Tried, NoAnswer> {
         let failed = |error: InvokeError, started| NoAnswer(outcome_of(&error, started));
-        let revision = self.router.resolve(&item.function, rand::random()).map_err(|error| failed(error, false))?;
+        let resolved = self.router.resolve(&item.function, rand::random());
+        let revision = resolved.inspect_err(|error| self.router.metrics().refused(error));
+        let revision = revision.map_err(|error| failed(error, false))?;
         let request = self.request(item).await?;
         let method = request.method().clone();
         let trace = request.headers().get(TRACEPARENT).and_then(|value| TraceContext::parse(value.as_bytes()));
@@ -147,8 +150,13 @@ impl<I: Invoke> Calls<I> {
         let deadline = Instant::now() + revision.settings.limits.timeout;
         let (id, started) = (item.head.id, Started::default());
         let call = Invocation { revision, request, id, deadline, trace, started: started.clone(), last: false };
-        let response = self.router.invoke(call).await.map_err(|error| failed(error, started.get()))?;
-        self.collect(format!("{id}.{delivered}"), response, &method).await
+        let counting = self.router.metrics().begin(Trigger::Async, Some(&item.function), Instant::now());
+        let result = self.router.invoke(call).await;
+        let ran = result.is_ok() || started.get();
+        let result = result.and_then(|response| presentable(response, &method));
+        counting.end(&result);
+        let response = result.map_err(|error| failed(error, ran))?;
+        self.collect(format!("{id}.{delivered}"), response).await
     }
 
     /// The request as it was sent.
@@ -166,9 +174,8 @@ impl<I: Invoke> Calls<I> {
     }
 
     /// Takes the whole answer in and judges it.
-    async fn collect(&self, name: String, response: Response<Body>, method: &Method) -> Result<Tried, NoAnswer> {
-        let presented = presentable(response, method).map_err(|error| NoAnswer(outcome_of(&error, true)))?;
-        let (mut parts, body) = presented.into_parts();
+    async fn collect(&self, name: String, response: Response<Body>) -> Result<Tried, NoAnswer> {
+        let (mut parts, body) = response.into_parts();
         let max = self.config.response;
         let place = Place { blobs: &*self.stores.blobs, name, inline: self.config.inline_response, max };
         let body = place.take(body, None::<&mut Sha256>).await.map_err(|error| match error {

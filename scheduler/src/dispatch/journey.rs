@@ -8,7 +8,7 @@ use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -179,6 +179,8 @@ impl<'a, N: LocalNode> Journey<'a, N> {
         self.want_here();
         self.tried.push(node.clone());
         self.attempts += 1;
+        self.dispatch.sent.fetch_add(1, Relaxed);
+        self.dispatch.retries.fetch_add(u64::from(self.attempts > 1), Relaxed);
         let begun = Instant::now();
         let sent = self.peers.balancer.sent(node, self.key, begun);
         match self.peers.send(node, call, self.attempts).await {

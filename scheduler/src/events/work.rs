@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     deploy::now_ms,
+    metrics::Trigger,
     router::Router,
     store::events::{Blobs, Delivery},
 };
@@ -60,13 +61,21 @@ impl<I: Invoke> Fire for Gun<I> {
             let started = Started::default();
             let revision = self.router.resolve(shot.which.function, rand::random());
             let replied = revision.as_ref().is_ok_and(|revision| revision.world == World::Messaging);
+            let function = revision.is_ok().then_some(shot.which.function);
+            let counting = self.router.metrics().begin(trigger(shot.which.trigger), function, Instant::now());
             let result = match revision {
                 Ok(revision) => self.invoke(revision, &shot, started.clone()).await,
                 Err(error) => Err(error),
             };
+            counting.end(&result);
             Answer { replied, ..Answer::read(result, || started.get(), now_ms()).await }
         })
     }
+}
+
+/// What a trigger is counted as.
+fn trigger(id: &TriggerId) -> Trigger {
+    if id.as_str().starts_with("cron-") { Trigger::Cron } else { Trigger::Event }
 }
 
 impl<I: Invoke> Gun<I> {

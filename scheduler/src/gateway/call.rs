@@ -14,7 +14,7 @@ use super::{
     exchange::Exchange,
     fields::{Survey, TIMING, strip},
 };
-use crate::router::Router;
+use crate::{metrics::Trigger, router::Router};
 
 /// Removes from a request what a function must not see, and says what else is in it.
 pub(crate) fn without_hop_fields(headers: &mut HeaderMap) -> Survey {
@@ -46,7 +46,8 @@ impl<I: Invoke> Caller<I> {
         let seen = without_hop_fields(headers);
         let arrival = Arrival::of(headers, seen, &self.dice);
         let revision = self.router.resolve(function, self.dice.roll());
-        let exchange = Exchange { config: &self.config, arrival, timing: true };
+        let metrics = &**self.router.metrics();
+        let exchange = Exchange { config: &self.config, metrics, trigger: Trigger::Name, arrival, timing: true };
         exchange.run(&*self.router, revision, request).await.response
     }
 }

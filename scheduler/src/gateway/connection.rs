@@ -86,6 +86,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams
 
 /// Serves `stream` until it ends.
 pub(super) async fn serve<I: Invoke>(shared: Arc<Shared<I>>, stream: TcpStream) {
+    let _open = shared.router.metrics().connection();
     let accepted = Instant::now();
     let pulse = Arc::new(Pulse::default());
     let mut socket = Socket::new(stream, pulse.clone());

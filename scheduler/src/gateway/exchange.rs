@@ -17,6 +17,7 @@ use super::{
     fields::{REQUEST_ID, Survey, strip},
     intake::{Bounds, bounded},
 };
+use crate::metrics::{Metrics, Trigger};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const START: HeaderName = HeaderName::from_static("dunlin-start");
@@ -26,6 +27,9 @@ const NODE: HeaderName = HeaderName::from_static("dunlin-node");
 /// One request on its way through a function.
 pub(super) struct Exchange<'a> {
     pub config: &'a Config,
+    /// Where it is counted, and as what.
+    pub metrics: &'a Metrics,
+    pub trigger: Trigger,
     pub arrival: Arrival,
     /// Whether the response says where the time went.
     pub timing: bool,
@@ -62,11 +66,15 @@ impl Exchange<'_> {
         let line = tracing::enabled!(tracing::Level::DEBUG).then(|| request.uri().path().to_owned());
         let method = request.method().clone();
         let started = Started::default();
-        let (result, revision) = match revision {
-            Ok(revision) => (self.invoke(invoke, revision.clone(), request, started.clone()).await, Some(revision)),
-            Err(error) => (Err(error), None),
+        let function = revision.as_ref().ok().map(|revision| &revision.function);
+        let counting = self.metrics.begin(self.trigger, function, self.arrival.at);
+        let result = match &revision {
+            Ok(revision) => self.invoke(invoke, revision.clone(), request, started.clone()).await,
+            Err(error) => Err(error.clone()),
         };
         let result = result.and_then(|response| presentable(response, &method));
+        counting.end(&result);
+        let revision = revision.ok();
         let close = matches!(result, Err(InvokeError::BodyTooLarge(_) | InvokeError::BodyTimeout(_)));
         let response = result.unwrap_or_else(|error| {
             log(&error, &self.arrival, revision.as_deref());

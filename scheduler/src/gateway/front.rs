@@ -24,7 +24,7 @@ use super::{
     pulse::{Busy, Pulse},
     refusal,
 };
-use crate::calls::http::RESERVED;
+use crate::{calls::http::RESERVED, metrics::Trigger};
 
 /// The requests of one connection.
 pub(super) struct Front<I> {
@@ -51,6 +51,7 @@ impl<I: Invoke> Front<I> {
         let seen = Survey::of(request.headers());
         if let Err(refusal) = refusal::check(&mut request, seen, config) {
             tracing::debug!(?refusal, "refused a request");
+            router.metrics().malformed();
             return Reply::wrap(refusal.response(version), busy);
         }
         if request.uri().path() == "*" {
@@ -80,7 +81,8 @@ impl<I: Invoke> Front<I> {
             let accepted = asking::submit(&**calls, revision, request, preferences, &arrival);
             return Reply::wrap(Box::pin(accepted).await.onto(version), busy);
         }
-        let exchange = Exchange { config, arrival, timing: seen.timing || config.always_timing };
+        let (metrics, timing) = (&**router.metrics(), seen.timing || config.always_timing);
+        let exchange = Exchange { config, metrics, trigger: Trigger::Http, arrival, timing };
         Reply::wrap(exchange.run(&**router, revision, request).await.onto(version), busy)
     }
 }

@@ -16,7 +16,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -64,6 +64,7 @@ pub struct Server<N> {
     pub(super) preparing: Semaphore,
     pub(super) warming: Mutex<HashSet<(FunctionName, RevisionId)>>,
     warned: Mutex<HashSet<String>>,
+    pub(super) received: AtomicU64,
     parts: Once<Parts>,
 }
 
@@ -114,6 +115,7 @@ impl<N: LocalNode> Server<N> {
             preparing: Semaphore::new(PREPARING),
             warming: Mutex::default(),
             warned: Mutex::default(),
+            received: AtomicU64::new(0),
             parts: Once::new(parts),
         }))
     }
@@ -151,6 +153,11 @@ impl<N: LocalNode> Server<N> {
     /// Ends the calls that `gateway` sent: it is lost, and nobody waits for their answers.
     pub fn lost(&self, gateway: &NodeName) {
         self.known.abandon(&self.nats.subjects.replies(gateway));
+    }
+
+    /// Tries of calls that other nodes sent.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Waits until no accepted call is left.

@@ -9,7 +9,7 @@ use dunlin_api::{
 use http::{Method, Request, Response, Uri};
 use std::{
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 use tokio::{
@@ -49,6 +49,7 @@ pub(super) struct Serving<'a, N: LocalNode> {
 impl<'a, N: LocalNode> Serving<'a, N> {
     pub(super) fn new(server: &'a Arc<Server<N>>, reply: Subject, key: Key) -> Self {
         let began = Instant::now();
+        server.received.fetch_add(1, Relaxed);
         let (started, pulse) = (Started::default(), began + ACCEPT_AFTER);
         Self { server, reply, key, began, deadline: began, pulse, accepted: false, started, answered: false }
     }

@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{calls::Bench, doubles::Scheduler, gateway::echo};
+use crate::{calls::Bench, doubles::Scheduler, gateway::echo, metrics::page::Page};
 
 mod events;
 
@@ -101,6 +101,18 @@ async fn tells_life_readiness_version_and_node() {
         assert_eq!(api.get("/healthz").await.status(), 200);
         assert_eq!(problem(api.get("/readyz").await, 503).await, "not-ready");
     }
+}
+
+#[tokio::test]
+async fn shows_what_it_counts_as_openmetrics() {
+    let api = Api::start(|_| ()).await;
+    api.deployed("f").await;
+    let answer = api.get("/metrics").await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let page = Page::parse(&answer.text().await.unwrap());
+    assert_eq!(page.value(r#"dunlin_info{version="1.2.3",node="here"}"#), Some(1.0));
+    assert_eq!((page.value("dunlin_functions"), page.value("dunlin_slots")), (Some(1.0), Some(8.0)));
 }
 
 #[tokio::test]
@@ -228,7 +240,8 @@ async fn refuses_browsers_and_foreign_hosts() {
 async fn with_a_token_nothing_but_health_is_told_without_it() {
     let secret = "0123456789abcdef";
     let api = Api::start(|admin| admin.token = Some(Token::new(secret).unwrap())).await;
-    let paths = ["/v1/functions", "/v1/node", "/v1/logs", "/v1/functions/f/invoke", "/openapi.json", "/other"];
+    let paths =
+        ["/v1/functions", "/metrics", "/v1/node", "/v1/logs", "/v1/functions/f/invoke", "/openapi.json", "/other"];
     for path in paths {
         let answer = api.get(path).await;
         assert_eq!(answer.headers()["www-authenticate"], "Bearer", "{path}");
@@ -291,6 +304,7 @@ async fn describes_every_route_in_openapi_3_1() {
     for (path, method) in [
         ("/healthz", "get"),
         ("/readyz", "get"),
+        ("/metrics", "get"),
         ("/v1/version", "get"),
         ("/v1/node", "get"),
         ("/v1/artifacts/{digest}", "head"),

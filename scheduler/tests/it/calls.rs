@@ -74,11 +74,15 @@ impl Bench {
         Self { memory, calls, router, consumer, ran }
     }
 
+    pub(crate) fn router(&self) -> &Arc<Router<Script>> {
+        &self.router
+    }
+
     fn revision(&self) -> Arc<Revision> {
         self.router.resolve(&"f".parse().unwrap(), 0).unwrap()
     }
 
-    async fn submit(&self, request: Request<Body>) -> InvocationId {
+    pub(crate) async fn submit(&self, request: Request<Body>) -> InvocationId {
         self.calls.submit(&self.revision(), request, None).await.unwrap().id
     }
 

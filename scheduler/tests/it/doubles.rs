@@ -11,6 +11,7 @@ use dunlin_scheduler::{
     control::{Control, Finding, NodeStatus, Why},
     deploy::{Alone, DeployRequest, DeployResult, Deployer},
     log_hub::LogHub,
+    metrics::{Metrics, Readings},
     store::{ArtifactStore, CatalogStore, embedded::Embedded, events::EventStores},
 };
 use http::{Request, Response};
@@ -182,6 +183,8 @@ impl Scheduler {
             invoke: Arc::new(Mirror(self.catalog.clone())),
             calls: None,
             load: Arc::new(|| Load { in_flight: 1, slots: 8 }),
+            metrics: Arc::new(Metrics::new(&self.catalog.snapshot())),
+            readings: Arc::new(Readings::default),
             control: Arc::new(NoCluster),
             events: None,
             looks_only: false,

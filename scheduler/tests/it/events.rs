@@ -1,5 +1,6 @@
 //! What becomes of events: a whole [`Events`] with a scripted function behind it, over stores in memory and a paused clock.
 
+mod counted;
 mod durable;
 mod embedded;
 mod letters;
@@ -14,6 +15,7 @@ use dunlin_api::{
 use dunlin_scheduler::{
     events::{Counts, Events, EventsConfig, Outcome, Work},
     log_hub::LogHub,
+    metrics::Metrics,
     router::Router,
     snapshot::{Deployed, Snapshot},
     store::{
@@ -79,6 +81,7 @@ struct World {
     stores: EventStores,
     logs: Arc<LogHub>,
     events: Arc<Events<Script>>,
+    metrics: Arc<Metrics>,
     deployed: watch::Sender<Arc<Snapshot>>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -135,11 +138,12 @@ impl World {
         };
         let logs = Arc::new(LogHub::default());
         let events = Events::new(config, stores.clone(), router.clone(), logs.clone(), Arc::new(Calls));
+        let metrics = router.metrics().clone();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(router.follow(snapshots));
         tasks.spawn(events.clone().run(stop.clone()));
         events.set_open(true);
-        Self { memory, stores, logs, events, deployed, stop, tasks, _dir: dir }
+        Self { memory, stores, logs, events, metrics, deployed, stop, tasks, _dir: dir }
     }
 
     fn deploy(&self, functions: &[(&str, Settings)]) {

@@ -116,6 +116,19 @@ impl Front {
         peer.rest().await
     }
 
+    /// Sends `request` and waits until the function runs.
+    pub(crate) async fn ask(&self, request: &str) -> Peer {
+        let mut peer = self.connect().await;
+        peer.write(request).await;
+        let asked = async {
+            while self.calls() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.expect("the function is called");
+        peer
+    }
+
     pub(crate) fn calls(&self) -> u32 {
         self.calls.load(SeqCst)
     }

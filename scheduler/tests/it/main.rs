@@ -20,6 +20,7 @@ mod gateway;
 mod logs;
 mod membership;
 mod memory;
+mod metrics;
 mod nats_check;
 mod nats_events;
 mod nats_store;
