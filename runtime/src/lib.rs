@@ -22,6 +22,7 @@ mod loader;
 mod ready;
 mod sandbox;
 mod ticker;
+mod turns;
 
 pub use compile::compile_worker;
 pub use config::{CompileLimits, Compiler, RuntimeConfig};

@@ -16,6 +16,7 @@ use crate::{
     config::TICK,
     host::{KeyValueCtx, KeyValueView, MessagingCtx, MessagingView, Outbound, Output},
     ready::Ready,
+    turns::give_way,
 };
 
 /// Host resources (streams, fields, requests…) a guest may hold at once.
@@ -170,11 +171,11 @@ impl CpuMeter {
     }
 }
 
-/// Runs when a guest has computed past a tick: it pays, and lets others run. Tokio's own yield goes behind timers and
-/// sockets; waking itself directly would starve them (65 ms late timers with wasmtime's default).
+/// Runs when a guest has computed past a tick: it pays, and lets others run. Waking itself directly, as wasmtime's own
+/// yield does, would starve timers and sockets (65 ms late).
 fn on_tick(mut store: StoreContextMut<'_, Guest>) -> wasmtime::Result<UpdateDeadline> {
     store.data_mut().cpu.charge()?;
-    let others: BoxFuture<'static, ()> = Box::pin(tokio::task::yield_now());
+    let others: BoxFuture<'static, ()> = Box::pin(give_way());
     Ok(UpdateDeadline::YieldCustom(1, others))
 }
 
