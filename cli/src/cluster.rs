@@ -186,7 +186,6 @@ impl Link {
                 deployed: catalog.subscribe(),
                 members: membership.changes(),
                 called: wanted,
-                capacity: executor.max_loaded(),
             };
             tasks.spawn(until_stopped(stop.clone(), "prefetching", prefetch.run()));
         }

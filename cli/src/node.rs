@@ -7,7 +7,8 @@
 
 use anyhow::Context as _;
 use dunlin_api::{
-    Body, BoxFuture, ByteSize, FunctionName, KeyValue, LocalNode as _, NodeName, Prepare as _, Problem, Settings,
+    Body, BoxFuture, ByteSize, FunctionName, KeyValue, LocalNode as _, NodeName, Prepare as _, Problem, Revision,
+    Settings,
 };
 use dunlin_runtime::{CompileLimits, Compiler, Engines, Executor, RuntimeConfig};
 use dunlin_scheduler::{
@@ -64,6 +65,8 @@ pub(crate) struct NodeConfig {
     pub(crate) code: PathBuf,
     /// Invocations at once; none = what suits the machine.
     pub(crate) slots: Option<u32>,
+    /// Compiled code kept loaded.
+    pub(crate) code_memory: ByteSize,
     /// Who may use the admin API; none = everyone who reaches it.
     pub(crate) token: Option<Token>,
     /// What runs when the node stops gets this long to finish.
@@ -455,6 +458,7 @@ async fn listen(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener
 fn runtime_config(config: &NodeConfig, forbidden: Vec<SocketAddr>) -> RuntimeConfig {
     let mut runtime = RuntimeConfig::new(&config.code);
     runtime.slots = config.slots.unwrap_or(runtime.slots);
+    runtime.code_memory = config.code_memory;
     runtime.forbidden_egress = forbidden;
     if let Some(program) = this_program() {
         runtime.compiler =
@@ -492,17 +496,31 @@ async fn sweep(deployer: Arc<Deployer>, stop: CancellationToken) {
     deployer.run(stop).await;
 }
 
-/// Makes what serves ready, as much of it as is kept loaded, one after the other, so that the first calls after a start
-/// find it warm.
+/// Makes what serves ready, what was called last first and as much as there is room for, one after the other, so that
+/// the first calls after a start find it warm.
 async fn warm(executor: Arc<Executor>, catalog: Arc<Catalog>, stop: CancellationToken) {
-    let snapshot = catalog.snapshot();
-    let serving = snapshot.functions.values().flat_map(|deployed| &deployed.serving);
-    for (revision, _) in serving.take(executor.max_loaded()) {
+    let serving = serving(&catalog);
+    let deployed = serving.len();
+    for revision in executor.by_recent_use(serving).await {
+        if stop.is_cancelled() {
+            break;
+        }
+        if !executor.has_room() {
+            let (loaded, code_memory) = (executor.ready_count(), executor.code_memory());
+            tracing::info!(deployed, loaded, %code_memory, "the others are loaded when they are called: see --code-memory");
+            break;
+        }
         if let Err(error) = executor.prepare(revision.clone()).await {
             tracing::warn!(function = %revision.function, revision = %revision.id, %error, "it could not be made ready");
         }
     }
     stop.cancelled().await;
+}
+
+/// Not the snapshot itself, which would stay in memory with the task.
+fn serving(catalog: &Catalog) -> Vec<Arc<Revision>> {
+    let snapshot = catalog.snapshot();
+    snapshot.functions.values().flat_map(|deployed| &deployed.serving).map(|(revision, _)| revision.clone()).collect()
 }
 
 fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>, fallback: &str) -> String {

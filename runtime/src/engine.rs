@@ -37,6 +37,23 @@ impl EngineKind {
     }
 }
 
+/// What code is compiled for: it names the files.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(crate) kind: EngineKind,
+    /// Identifies configuration, compiler version and machine.
+    pub(crate) compatibility: u64,
+}
+
+impl Target {
+    /// What `engine`, of `kind`, runs.
+    pub(crate) fn of(kind: EngineKind, engine: &Engine) -> Self {
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        Self { kind, compatibility: hasher.finish() }
+    }
+}
+
 /// One engine with everything a guest may call linked to it.
 pub(crate) struct LinkedEngine {
     pub(crate) engine: Engine,
@@ -48,6 +65,7 @@ pub(crate) struct LinkedEngine {
 pub struct Engines {
     plain: OnceLock<LinkedEngine>,
     concurrent: OnceLock<LinkedEngine>,
+    targets: [OnceLock<Target>; 2],
     /// Held by the one who makes an engine.
     making: Mutex<()>,
     slots: u32,
@@ -62,8 +80,14 @@ impl Engines {
     /// If wasmtime cannot work on this machine.
     pub fn new(slots: u32) -> Result<Self, StartError> {
         let ticker = Arc::new(Ticker::start().map_err(StartError::Thread)?);
-        let engines =
-            Self { plain: OnceLock::new(), concurrent: OnceLock::new(), making: Mutex::new(()), slots, ticker };
+        let engines = Self {
+            plain: OnceLock::new(),
+            concurrent: OnceLock::new(),
+            targets: Default::default(),
+            making: Mutex::new(()),
+            slots,
+            ticker,
+        };
         engines.get(EngineKind::Plain)?;
         Ok(engines)
     }
@@ -86,6 +110,17 @@ impl Engines {
         let linker = linker::link(&engine, kind).map_err(StartError::Engine)?;
         self.ticker.drive(engine.weak());
         Ok(place.get_or_init(|| LinkedEngine { engine, linker }))
+    }
+
+    /// What code for `kind` is compiled for, also before that engine is made.
+    pub(crate) fn target(&self, kind: EngineKind) -> Result<Target, StartError> {
+        let place = &self.targets[kind as usize];
+        if let Some(target) = place.get() {
+            return Ok(*target);
+        }
+        // As the compiler does, without a pool, which takes a fraction of a millisecond.
+        let engine = Engine::new(&base_config(kind)).map_err(StartError::Engine)?;
+        Ok(*place.get_or_init(|| Target::of(kind, &engine)))
     }
 }
 
@@ -151,6 +186,9 @@ pub(crate) fn base_config(kind: EngineKind) -> Config {
     config
         .epoch_interruption(true)
         .async_stack_zeroing(true)
+        // For debuggers only: wasmtime never unwinds through guests with it. Registering it costs each load, the more the
+        // more functions are loaded.
+        .native_unwind_info(false)
         // Proposals with a history of advisories that no handler needs.
         .wasm_threads(false)
         .wasm_memory64(false)
@@ -160,11 +198,4 @@ pub(crate) fn base_config(kind: EngineKind) -> Config {
         .gc_support(false)
         .concurrency_support(kind == EngineKind::Concurrent);
     config
-}
-
-/// Identifies the engine's configuration, compiler version and target in names of compiled files.
-pub(crate) fn compatibility(engine: &Engine) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut hasher);
-    hasher.finish()
 }

@@ -1,50 +1,47 @@
 //! Runs invocations on this node: finds the revision ready or makes it so, admits, runs.
 //!
 //! Callers are the router, which invokes, and the deployer, which checks and prepares. Code is compiled once per
-//! artifact however many wait for it, never while a call holds a slot; ready revisions are bounded in number.
+//! artifact however many wait for it, never while a call holds a slot; the memory of ready revisions is bounded (`cache`).
 
 use bytes::Bytes;
 use dunlin_api::{
-    Artifacts, Body, BoxFuture, ByteSize, Declined, Digest, FunctionName, Invocation, Invoke, InvokeError, KeyValue,
-    Load, LocalNode, Logs, Prepare, Publish, Refusal, Revision, RevisionId, Settings, StoreError, Timing, World,
+    Artifacts, Body, BoxFuture, ByteSize, Declined, Digest, Invocation, Invoke, InvokeError, KeyValue, Load, LocalNode,
+    Logs, Prepare, Publish, Refusal, Revision, Settings, StoreError, Timing, World,
 };
 use http::Response;
-use quick_cache::sync::Cache;
 use std::{
     sync::{
         Arc, Weak,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     StartError,
     admission::{Admission, Admitted},
-    code::CodeStore,
+    cache::{self, ReadyCache},
+    code::{self, CodeStore},
     compile::Compile,
     config::RuntimeConfig,
     engine::Engines,
     entry,
     host::{EgressClient, EgressConfig},
     inspect::inspect,
-    loader::Loader,
-    ready::{Code, Node, Ready},
+    loader::{Loader, Why},
+    ready::{Node, Ready},
 };
 
 /// How often idle instances are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// A revision is ready or not as what it is, under the name of its function.
-type ReadyKey = (FunctionName, RevisionId);
 
 /// The runtime of one node.
 pub struct Executor {
     node: Arc<Node>,
     loader: Arc<Loader>,
     artifacts: Arc<dyn Artifacts>,
-    ready: Cache<ReadyKey, Arc<Ready>>,
+    ready: ReadyCache,
     /// Calls that wait for code to be loaded or compiled; they hold no slot.
     waiting: AtomicU32,
     config: RuntimeConfig,
@@ -94,6 +91,7 @@ impl Executor {
             egress: Arc::new(EgressClient::new(egress)),
             after: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
+            seconds: AtomicU32::new(1),
         });
         let compile = Compile::new(config.compiler.clone(), config.max_compiles);
         let loader = Arc::new(Loader::new(node.clone(), store, compile, tasks.clone()));
@@ -101,7 +99,7 @@ impl Executor {
             node,
             loader,
             artifacts,
-            ready: Cache::new(config.max_loaded),
+            ready: cache::bounded(config.code_memory),
             waiting: AtomicU32::new(0),
             config,
             stop: CancellationToken::new(),
@@ -111,9 +109,14 @@ impl Executor {
         Ok(executor)
     }
 
-    /// How many functions are kept loaded at most.
-    pub fn max_loaded(&self) -> usize {
-        self.config.max_loaded
+    /// How much code may be kept loaded; see [`RuntimeConfig::code_memory`].
+    pub fn code_memory(&self) -> ByteSize {
+        self.config.code_memory
+    }
+
+    /// How much code is loaded, counted in the same way.
+    pub fn code_loaded(&self) -> ByteSize {
+        ByteSize(self.ready.weight())
     }
 
     /// Compiled files that were found corrupt since start; each was compiled again.
@@ -133,17 +136,29 @@ impl Executor {
             }
             self.node.after.wait().await;
         };
-        tokio::time::timeout(grace, quiet).await.is_ok()
+        let drained = tokio::time::timeout(grace, quiet).await.is_ok();
+        self.note(0).await;
+        drained
     }
 
-    /// The revision, ready to be called; loads or compiles it if it must.
-    async fn ready(&self, revision: &Arc<Revision>) -> Result<Arc<Ready>, Refusal> {
+    /// Notes on disk what was called in the second `since` or later.
+    async fn note(&self, since: u32) {
+        let (now, second) = (SystemTime::now(), self.node.seconds.load(Relaxed));
+        let called = self.ready.iter().filter(|(_, ready)| ready.used() >= since.max(1));
+        let at = |used: u32| now - Duration::from_secs(second.saturating_sub(used).into());
+        self.loader.note(called.map(|(_, ready)| (ready.code.clone(), at(ready.used()))).collect()).await;
+    }
+
+    /// The revision, ready to be called; loads or compiles it if it must, for a call or ahead of one.
+    async fn ready(&self, revision: &Arc<Revision>, why: Why) -> Result<Arc<Ready>, Refusal> {
         let key = (revision.function.clone(), revision.id.clone());
         let make = async {
-            let code: Code = self.loader.code(revision, &self.artifacts).await?;
+            let code = self.loader.code(revision, &self.artifacts, why).await?;
             Ready::new(self.node.clone(), revision.clone(), code)
         };
-        self.ready.get_or_insert_async(&key, make).await
+        let ready = self.ready.get_or_insert_async(&key, make).await?;
+        cache::keep(&self.ready, key, &ready);
+        Ok(ready)
     }
 
     /// Like [`Self::ready`], for a call: bounded in number and by the call's deadline.
@@ -154,7 +169,7 @@ impl Executor {
     ) -> Result<Arc<Ready>, InvokeError> {
         let _place = Waiting::enter(&self.waiting, self.config.slots).ok_or_else(|| InvokeError::Busy(self.load()))?;
         let timeout = revision.settings.limits.timeout;
-        let ready = tokio::time::timeout_at(deadline, self.ready(revision)).await;
+        let ready = tokio::time::timeout_at(deadline, self.ready(revision, Why::Called)).await;
         ready.map_err(|_| InvokeError::Deadline(timeout))?.map_err(|refusal| {
             tracing::error!(function = %revision.function, revision = %revision.id, %refusal, "not ready");
             InvokeError::NotReady(refusal.to_string())
@@ -208,10 +223,19 @@ impl LocalNode for Executor {
     fn ready_count(&self) -> usize {
         self.ready.len()
     }
+
+    fn has_room(&self) -> bool {
+        cache::has_room(&self.ready)
+    }
+
+    fn by_recent_use(&self, revisions: Vec<Arc<Revision>>) -> impl Future<Output = Vec<Arc<Revision>>> + Send {
+        self.loader.by_recent_use(revisions)
+    }
 }
 
 /// Runs an admitted call, as soon as it has its slot.
 async fn run(ready: Arc<Ready>, call: Invocation, admitted: Admitted) -> Result<Response<Body>, InvokeError> {
+    ready.mark_used();
     let timeout = ready.revision.settings.limits.timeout;
     let (permit, queue) = admitted.permit(call.deadline, timeout).await?;
     let mut response = entry::run(ready, call, permit).await?;
@@ -239,7 +263,7 @@ impl Prepare for Executor {
     }
 
     fn prepare(&self, revision: Arc<Revision>) -> BoxFuture<'_, Result<(), Refusal>> {
-        Box::pin(async move { self.ready(&revision).await.map(drop) })
+        Box::pin(async move { self.ready(&revision, Why::Ahead).await.map(drop) })
     }
 
     fn retire(&self, artifact: Digest) {
@@ -263,8 +287,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Retires idle instances until the executor goes or stops.
+/// Looks after what is ready until the executor goes or stops: retires idle instances, moves the clock, takes notes.
 async fn sweep(executor: Weak<Executor>, stop: CancellationToken) {
+    let (started, mut noted) = (Instant::now(), 0);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -273,6 +298,13 @@ async fn sweep(executor: Weak<Executor>, stop: CancellationToken) {
         let Some(executor) = executor.upgrade() else { return };
         for (_, ready) in executor.ready.iter() {
             ready.instances.sweep();
+        }
+        // A node that runs for a century stays in its last second.
+        let second = u32::try_from(started.elapsed().as_secs()).unwrap_or(u32::MAX).max(1);
+        executor.node.seconds.store(second, Relaxed);
+        if u64::from(second - noted) >= code::NOTED.as_secs() {
+            executor.note(noted).await;
+            noted = second;
         }
     }
 }

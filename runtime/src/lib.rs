@@ -9,6 +9,7 @@
 //! ready passes `loader` → `code` (disk) or `compile` (child process) → `linker`.
 
 mod admission;
+mod cache;
 mod code;
 mod compile;
 mod config;
@@ -25,7 +26,7 @@ mod ticker;
 mod turns;
 
 pub use compile::compile_worker;
-pub use config::{CompileLimits, Compiler, RuntimeConfig};
+pub use config::{CompileLimits, Compiler, DEFAULT_CODE_MEMORY, RuntimeConfig};
 pub use engine::Engines;
 pub use executor::Executor;
 

@@ -1,16 +1,20 @@
 //! A revision that can be called now: its code linked, its grants parsed, its counters at hand. Made once, shared by
 //! all its invocations.
 
-use dunlin_api::{InvocationId, InvokeError, KeyValue, Logs, Publish, Refusal, Revision, World};
-use std::sync::Arc;
+use dunlin_api::{ByteSize, Digest, InvocationId, InvokeError, KeyValue, Logs, Publish, Refusal, Revision, World};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use wasmtime::{Engine, component::Component};
+use wasmtime::Engine;
 use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
 use crate::{
     admission::{Admission, Admitted, FunctionGate},
-    engine::{EngineKind, Engines},
+    code::Mapped,
+    engine::{Engines, LinkedEngine, Target},
     entry::{pool::InstancePool, shared::SharedInstances},
     host::{
         EgressClient, EgressPolicy, KeyValueCtx, MessagingCtx, MessagingGrant, Outbound, Output, OutputSink,
@@ -30,17 +34,26 @@ pub(crate) struct Node {
     /// Guests that work on after their response has been sent.
     pub(crate) after: TaskTracker,
     pub(crate) runtime: tokio::runtime::Handle,
+    /// Seconds since the node began, from 1: a clock that costs a call nothing.
+    pub(crate) seconds: AtomicU32,
 }
 
+/// What a loaded revision holds beside the pages of its code file: the types and tables that wasmtime makes of it, its
+/// settings and counters. Measured with small functions.
+const HELD: ByteSize = ByteSize::kib(64);
+
 /// Code that is mapped, checked and linked; shared by revisions that differ only in settings.
-#[derive(Clone)]
 pub(crate) struct Code {
+    pub(crate) artifact: Digest,
     pub(crate) engine: Engine,
+    /// What its file is for.
+    pub(crate) target: Target,
+    /// The size of its file.
+    bytes: u64,
     pub(crate) entry: Entry,
 }
 
 /// The handler of a component, resolved.
-#[derive(Clone)]
 pub(crate) enum Entry {
     /// `wasi:http/incoming-handler@0.2`.
     P2(ProxyPre<Guest>),
@@ -51,36 +64,38 @@ pub(crate) enum Entry {
 }
 
 impl Code {
-    /// Links `component` against the sandbox.
+    /// Links `mapped`, the code of `artifact`, against the sandbox.
     ///
     /// # Errors
     /// `Refusal::Imports` with the first function that does not exist or has another type here.
     pub(crate) fn link(
-        engines: &Engines,
-        kind: EngineKind,
+        engine: &LinkedEngine,
+        target: Target,
         world: World,
-        component: &Component,
+        artifact: Digest,
+        mapped: &Mapped,
     ) -> Result<Self, Refusal> {
         let imports = |e: wasmtime::Error| Refusal::Imports(vec![format!("  {e:#}")]);
         let handler = |e: wasmtime::Error| Refusal::NoHandler(format!("a handler of another type: {e:#}"));
-        let engine = engines.get(kind)?;
-        let pre = engine.linker.instantiate_pre(component).map_err(imports)?;
+        let pre = engine.linker.instantiate_pre(&mapped.component).map_err(imports)?;
         let entry = match world {
             World::Http02 => Entry::P2(ProxyPre::new(pre).map_err(handler)?),
             World::Http03 => Entry::P3(ServicePre::new(pre).map_err(handler)?),
             World::Messaging => Entry::Messaging(ComponentPre::new(pre).map_err(handler)?),
         };
-        Ok(Self { engine: engine.engine.clone(), entry })
+        Ok(Self { artifact, engine: engine.engine.clone(), target, bytes: mapped.bytes, entry })
     }
 }
 
 /// A revision that can be called.
 pub(crate) struct Ready {
     pub(crate) revision: Arc<Revision>,
-    pub(crate) code: Code,
+    pub(crate) code: Arc<Code>,
     pub(crate) node: Arc<Node>,
     pub(crate) instances: InstancePool,
     pub(crate) shared: Option<SharedInstances>,
+    /// The second of its last call; 0 = none since it was loaded.
+    used: AtomicU32,
     gate: FunctionGate,
     sink: Arc<OutputSink>,
     policy: Arc<EgressPolicy>,
@@ -89,10 +104,11 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    pub(crate) fn new(node: Arc<Node>, revision: Arc<Revision>, code: Code) -> Result<Arc<Self>, Refusal> {
+    pub(crate) fn new(node: Arc<Node>, revision: Arc<Revision>, code: Arc<Code>) -> Result<Arc<Self>, Refusal> {
         let settings = &revision.settings;
         let policy = EgressPolicy::parse(&settings.egress).map_err(Refusal::Settings)?;
         Ok(Arc::new_cyclic(|this| Self {
+            used: AtomicU32::new(0),
             gate: FunctionGate::new(settings.limits.concurrency),
             sink: OutputSink::new(node.logs.clone(), revision.clone()),
             policy: Arc::new(policy),
@@ -104,6 +120,25 @@ impl Ready {
             code,
             node,
         }))
+    }
+
+    /// What it counts for in [`RuntimeConfig::code_memory`](crate::RuntimeConfig::code_memory).
+    pub(crate) fn weight(&self) -> u64 {
+        self.code.bytes + HELD.bytes()
+    }
+
+    /// Remembers that it is called now.
+    pub(crate) fn mark_used(&self) {
+        let now = self.node.seconds.load(Relaxed);
+        // Written once a second, so that cores which call the same function do not take the line from each other.
+        if self.used.load(Relaxed) != now {
+            self.used.store(now, Relaxed);
+        }
+    }
+
+    /// The second of its last call; 0 = none since it was loaded.
+    pub(crate) fn used(&self) -> u32 {
+        self.used.load(Relaxed)
     }
 
     /// A place on the node and one of the function.

@@ -202,7 +202,7 @@ impl<N: LocalNode> Control for Alone<N> {
                 some => Finding::warning(
                     "revisions",
                     format!("{some} revisions are not loaded"),
-                    "nothing: they are loaded at their next call; more of them stay loaded with more memory",
+                    "nothing: they are loaded at their next call; with a larger --code-memory more of them stay loaded",
                 ),
             });
             findings

@@ -2,7 +2,7 @@
 //!
 //! A deploy asks [`Cluster::make_ready`]: the preferred nodes fetch, verify and compile before traffic moves. Each worker
 //! runs [`Prefetch::run`]: it makes ready what it is preferred for when functions or nodes change, and what is called
-//! here often although others are preferred, so that calls run where they arrive. Bounds: the loaded functions of the
+//! here often although others are preferred, so that calls run where they arrive. Bounds: the room for code in the
 //! runtime, [`CALLED`] revisions watched, one revision at a time, two minutes for each node of a deploy.
 
 use dunlin_api::{BoxFuture, LocalNode, NodeName, Refusal, Revision};
@@ -94,8 +94,6 @@ pub struct Prefetch<N> {
     pub members: watch::Receiver<Arc<Members>>,
     /// Revisions that are called here and not ready here.
     pub called: mpsc::Receiver<Arc<Revision>>,
-    /// Revisions that the runtime keeps loaded.
-    pub capacity: usize,
 }
 
 impl<N: LocalNode> Prefetch<N> {
@@ -123,22 +121,28 @@ impl<N: LocalNode> Prefetch<N> {
         }
     }
 
-    /// Makes ready what this node is preferred for; true if some of it failed.
+    /// Makes ready what this node is preferred for, what was called last first, as much as the runtime has room for; true
+    /// if some of it failed.
     async fn prepare_all(&mut self) -> bool {
         let snapshot = self.deployed.borrow_and_update().clone();
         self.members.mark_unchanged();
-        let mut failed = false;
-        let mut room = self.capacity.saturating_sub(self.node.ready_count());
-        for revision in snapshot.functions.values().flat_map(|f| &f.serving).map(|(revision, _)| revision) {
-            if room == 0 {
-                break;
-            }
+        if !self.node.has_room() {
+            return false;
+        }
+        let mut wanted = Vec::new();
+        for (revision, _) in snapshot.functions.values().flat_map(|f| &f.serving) {
             // Between two of them others may run: with 10,000 functions this loop takes a while.
             tokio::task::consume_budget().await;
             if !self.node.is_ready(revision) && preferred(&self.balancer, revision).contains(&self.me) {
-                room -= 1;
-                failed |= !self.prepare(revision).await;
+                wanted.push(revision.clone());
             }
+        }
+        let mut failed = false;
+        for revision in self.node.by_recent_use(wanted).await {
+            if !self.node.has_room() {
+                break;
+            }
+            failed |= !self.prepare(&revision).await;
         }
         failed
     }

@@ -68,6 +68,7 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         data: data_dir(&project.dir)?,
         volatile: false,
         code: project.dir.join(".dunlin"),
+        code_memory: dunlin_runtime::DEFAULT_CODE_MEMORY,
         slots: None,
         token: None,
         grace: GRACE,

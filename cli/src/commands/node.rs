@@ -1,6 +1,7 @@
 //! `dunlin node`: a node that stands alone or joins a cluster, until it is told to stop.
 
 use anyhow::Context as _;
+use dunlin_api::ByteSize;
 use dunlin_scheduler::admin::Token;
 use std::{
     net::SocketAddr,
@@ -45,6 +46,9 @@ pub(crate) struct Args {
     /// Invocations at once [default: 256 for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     slots: Option<u32>,
+    /// Compiled code kept loaded, the least recently used goes first; at least 16MiB
+    #[arg(long, value_name = "SIZE", default_value_t = dunlin_runtime::DEFAULT_CODE_MEMORY, value_parser = code_memory)]
+    code_memory: ByteSize,
     /// File with the token that the admin API then asks for
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -79,6 +83,7 @@ impl Args {
             volatile: false,
             data,
             slots: self.slots,
+            code_memory: self.code_memory,
             token,
             grace: self.grace,
             timing: false,
@@ -86,6 +91,17 @@ impl Args {
             open: None,
         })
     }
+}
+
+/// Below this a node would load code all the time: it is the room of some dozens of small functions.
+const MIN_CODE_MEMORY: ByteSize = ByteSize::mib(16);
+
+fn code_memory(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse()?;
+    if size < MIN_CODE_MEMORY {
+        return Err(format!("it must be at least {MIN_CODE_MEMORY}: a node loads again what does not fit"));
+    }
+    Ok(size)
 }
 
 /// Members of clusters on one machine keep their compiled code apart, so that they can run side by side.
@@ -172,6 +188,15 @@ mod tests {
         assert_eq!(Exit::of(&error), Exit::Usage);
         assert!(resolve(&["--admin", "0.0.0.0:0", "--token", "0123456789abcdef"]).is_ok());
         assert!(resolve(&["--token", "short"]).is_err());
+    }
+
+    #[test]
+    fn the_memory_for_code_has_a_least_value() {
+        assert_eq!(resolve(&[]).unwrap().code_memory, dunlin_runtime::DEFAULT_CODE_MEMORY);
+        assert_eq!(resolve(&["--code-memory", "16MiB"]).unwrap().code_memory, ByteSize::mib(16));
+        for bad in ["15MiB", "0", "-1", "much"] {
+            assert!(resolve(&[&format!("--code-memory={bad}")]).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub(crate) async fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         data: data.path().to_owned(),
         volatile: true,
         code,
+        code_memory: dunlin_runtime::DEFAULT_CODE_MEMORY,
         slots: args.slots,
         token: None,
         grace: GRACE,

@@ -133,6 +133,16 @@ pub trait LocalNode: Invoke + Prepare {
 
     /// How many revisions can be called without being loaded first.
     fn ready_count(&self) -> usize;
+
+    /// Whether another revision can be made ready without one having to go for it.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Puts those first that were called last, as far as this node knows, also before its start.
+    fn by_recent_use(&self, revisions: Vec<Arc<Revision>>) -> impl Future<Output = Vec<Arc<Revision>>> + Send {
+        std::future::ready(revisions)
+    }
 }
 
 /// A call that a node did not begin.

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod code;
+mod density;
 mod limits;
 mod messaging;
 mod outside;
