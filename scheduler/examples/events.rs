@@ -1,4 +1,4 @@
-//! What durable events cost on one node: `bench/events`, or
+//! What durable events cost on one node, for `bench/run`:
 //! `cargo run --release -p dunlin-scheduler --example events -- DUNLIN EVENTS.wasm`.
 //!
 //! In turn on one nats-server: a bare pull consumer that takes, burns the CPU time of one invocation and acknowledges; and a

@@ -1,4 +1,5 @@
-//! What a call to another node costs beside a NATS request with the same body: `cargo run --release --example remote`.
+//! What a call to another node costs beside a NATS request with the same body, for `bench/run`:
+//! `cargo run --release -p dunlin-scheduler --example remote`.
 //!
 //! Three processes: this one is the gateway, a child is the worker, and a nats-server. It alternates between three ways: the
 //! request of async-nats (`Client::request`), a bare multiplexer that does nothing else, and ours. It prints the CPU time per
