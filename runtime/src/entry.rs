@@ -41,13 +41,22 @@ type HeadSender = oneshot::Sender<Result<Head, InvokeError>>;
 /// What the guest did wrong, or which limit ended it, if that was before the head.
 pub(crate) async fn run(ready: Arc<Ready>, call: Invocation, permit: Permit) -> Result<Response<Body>, InvokeError> {
     let deadline = call.deadline;
-    if let Some(shared) = &ready.shared {
-        return shared.run(call, permit).await;
-    }
+    let alone = match ready.shared.as_ref().map(|shared| (shared, shared.alone())) {
+        Some((shared, None)) => return shared.run(call, permit).await,
+        Some((_, alone)) => alone,
+        None => None,
+    };
     let output = ready.output(call.id);
     let (sender, mut head) = oneshot::channel();
     let timeout = ready.revision.settings.limits.timeout;
-    let guest: GuestFuture = Box::pin(fresh::serve(ready.clone(), call, output.clone(), sender));
+    let serve = fresh::serve(ready.clone(), call, output.clone(), sender);
+    let guest: GuestFuture = match alone {
+        None => Box::pin(serve),
+        Some(alone) => Box::pin(async move {
+            let _alone = alone;
+            serve.await
+        }),
+    };
     let mut run = after::Run::new(guest, deadline, timeout, output, permit);
 
     let head = poll_fn(|cx| {

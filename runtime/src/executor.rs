@@ -10,6 +10,7 @@ use dunlin_api::{
 };
 use http::Response;
 use std::{
+    num::NonZero,
     sync::{
         Arc, Weak,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -91,6 +92,7 @@ impl Executor {
             egress: Arc::new(EgressClient::new(egress)),
             after: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
+            cores: std::thread::available_parallelism().map_or(1, NonZero::get),
             seconds: AtomicU32::new(1),
         });
         let compile = Compile::new(config.compiler.clone(), config.max_compiles);

@@ -34,6 +34,8 @@ pub(crate) struct Node {
     /// Guests that work on after their response has been sent.
     pub(crate) after: TaskTracker,
     pub(crate) runtime: tokio::runtime::Handle,
+    /// Cores that run guests.
+    pub(crate) cores: usize,
     /// Seconds since the node began, from 1: a clock that costs a call nothing.
     pub(crate) seconds: AtomicU32,
 }
@@ -115,7 +117,8 @@ impl Ready {
             stores: settings.kv.clone().into(),
             messages: Arc::new(MessagingGrant { publish: node.publish.clone(), subjects: settings.publish.clone() }),
             instances: InstancePool::new(settings.instances),
-            shared: (settings.instances.concurrent > 1).then(|| SharedInstances::new(this.clone(), settings)),
+            shared: (settings.instances.concurrent > 1)
+                .then(|| SharedInstances::new(this.clone(), settings, node.cores)),
             revision: revision.clone(),
             code,
             node,

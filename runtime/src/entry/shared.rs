@@ -1,6 +1,10 @@
 //! Instances that serve several invocations at once, for `wasi:http@0.3` functions that opted in with
 //! `instances = { reuse = …, concurrent = … }`.
 //!
+//! As many calls as there are cores run in instances of their own all the same (`pool`), in the connection's task: a call
+//! that never waits is over before another could join it, and the way into a shared instance costs it two changes of
+//! task, half as much again as the call. Those that wait share instances as soon as there are more of them than cores.
+//!
 //! Scheduling calls onto instances is wasmtime's own handler's; ours are the limits. What the calls of one instance
 //! share they also lose together: memory and CPU time are those of the instance, and a trap ends all its calls. A caller
 //! that leaves frees its slot at once, but its call runs on until it ends or reaches its deadline: wasmtime cannot cancel
@@ -13,11 +17,14 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::{
     pin::Pin,
-    sync::Weak,
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep_until, timeout_at},
+};
 use wasmtime::{Store, StoreContextMut, component::GuestTaskId};
 use wasmtime_wasi_http::{
     WasiBody, WasiHttpView,
@@ -39,13 +46,20 @@ use crate::{
 pub(crate) struct SharedInstances {
     handler: ProxyHandler<Source>,
     timeout: Duration,
+    alone: Arc<Semaphore>,
 }
 
 impl SharedInstances {
     /// Instances are made of `ready` as calls come; it owns what is made here, hence the weak reference.
-    pub(crate) fn new(ready: Weak<Ready>, settings: &Settings) -> Self {
+    pub(crate) fn new(ready: Weak<Ready>, settings: &Settings, cores: usize) -> Self {
         let timeout = settings.limits.timeout;
-        Self { handler: ProxyHandler::new(Source { ready, policy: settings.instances, timeout }), timeout }
+        let handler = ProxyHandler::new(Source { ready, policy: settings.instances, timeout });
+        Self { handler, timeout, alone: Arc::new(Semaphore::new(cores)) }
+    }
+
+    /// A place for a call in an instance of its own, until it is dropped; none if all are taken.
+    pub(crate) fn alone(&self) -> Option<OwnedSemaphorePermit> {
+        self.alone.clone().try_acquire_owned().ok()
     }
 
     pub(crate) async fn run(&self, call: Invocation, permit: Permit) -> Result<Response<Body>, InvokeError> {

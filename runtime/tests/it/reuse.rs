@@ -75,32 +75,31 @@ fn an_idle_instance_is_retired() {
     });
 }
 
-/// Whether a call meets the instance that sleeps in another call meanwhile.
-async fn meets_the_sleeper(node: &Node, concurrent: u32) -> bool {
+/// Whether a call that traps ends others, which sleep meanwhile; there are two more of them than cores.
+async fn a_trap_ends_sleepers(node: &Node, concurrent: u32) -> bool {
     let revision = node.deploy("hostile3", reusing(1000, concurrent)).await;
-    // There is an instance before the sleeper comes, so that nobody races with its making.
-    let before = counts(node, &revision, 1).await[0];
-    let sleeper = call(&revision, get("/sleep?ms=500"));
-    let started = sleeper.started.clone();
-    let sleep = async { text(node.executor.invoke(sleeper).await.unwrap()).await };
-    let beside = async {
-        while !started.get() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let sleepers: Vec<_> = (0..cores + 2).map(|_| call(&revision, get("/sleep?ms=500"))).collect();
+    let started: Vec<_> = sleepers.iter().map(|call| call.started.clone()).collect();
+    let sleep = futures::future::join_all(sleepers.into_iter().map(|call| node.executor.invoke(call)));
+    let trap = async {
+        while !started.iter().all(|started| started.get()) {
             tokio::task::yield_now().await;
         }
-        counts(node, &revision, 1).await[0]
+        node.executor.invoke(call(&revision, get("/trap"))).await.unwrap_err();
     };
-    tokio::join!(sleep, beside).1 == before + 1
+    tokio::join!(sleep, trap).0.iter().any(Result::is_err)
 }
 
 #[test]
-fn concurrent_calls_share_an_instance_only_where_that_was_asked_for() {
+fn calls_that_wait_share_an_instance_only_where_that_was_asked_for() {
     run(async {
         let node = Node::start();
-        assert!(!meets_the_sleeper(&node, 1).await);
+        assert!(!a_trap_ends_sleepers(&node, 1).await);
         // On a busy machine another instance may be made although the first would take the call.
         let mut shared = false;
         for _ in 0..10 {
-            shared = shared || meets_the_sleeper(&node, 8).await;
+            shared = shared || a_trap_ends_sleepers(&node, 8).await;
         }
         assert!(shared);
     });
