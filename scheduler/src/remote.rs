@@ -21,6 +21,9 @@
 //! admission, which refuses; remembered calls by number and age; each publish by a second.
 
 mod asking;
+// Not an API: two functions that let benchmarks reach the frames, whose types stay private.
+#[doc(hidden)]
+pub mod bench;
 mod calls;
 mod download;
 mod flight;
