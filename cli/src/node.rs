@@ -226,7 +226,10 @@ impl Bound {
         };
 
         tasks.spawn(until_stopped(stop.clone(), "the router", router.clone().follow(catalog.subscribe())));
-        tasks.spawn(named("the sweeper", sweep(deployer.clone(), stop.clone())));
+        // What is volatile goes as a whole, and its compiled code is shared with other processes.
+        if !config.volatile {
+            tasks.spawn(named("the sweeper", sweep(deployer.clone(), stop.clone())));
+        }
         let gateway = http.map(|http| {
             let stop = CancellationToken::new();
             let front = Gateway::new(router, front).with_calls(fired.calls.clone());

@@ -27,16 +27,20 @@ pub(crate) const MISS: &str = "/team-4242/orders/4711/other/3";
 
 /// [`ROUTES`] routes, each of a function of its own; of the shapes that APIs have.
 pub(crate) fn routes() -> RouteTable {
+    let (table, errors) = RouteTable::new(&snapshot());
+    assert!(errors.is_empty(), "{errors:?}");
+    assert!(find(&table, HIT).is_ok() && find(&table, MISS).is_err());
+    table
+}
+
+/// What is deployed where there are so many routes.
+pub(crate) fn snapshot() -> Snapshot {
     let shape = |n: usize| match n % 3 {
         0 => format!("/team-{n}/orders/{{id}}/lines/{{line}}"),
         1 => format!("/team-{n}/health"),
         _ => format!("/files/{n}/{{*rest}}"),
     };
-    let functions = (0..ROUTES).map(|n| deployed(&format!("f{n}"), shape(n))).collect();
-    let (table, errors) = RouteTable::new(&Snapshot { functions });
-    assert!(errors.is_empty(), "{errors:?}");
-    assert!(find(&table, HIT).is_ok() && find(&table, MISS).is_err());
-    table
+    Snapshot { functions: (0..ROUTES).map(|n| deployed(&format!("f{n}"), shape(n))).collect() }
 }
 
 pub(crate) fn find<'a>(table: &'a RouteTable, path: &str) -> Result<&'a Arc<Deployed>, Miss> {

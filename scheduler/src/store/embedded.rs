@@ -85,7 +85,7 @@ impl Embedded {
     /// # Errors
     /// Says which directory or file, and why.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        Self::open_databases(dir, |file| Place::File(dir.join(file)))
+        Self::open_as(dir, true)
     }
 
     /// As [`Embedded::open`] for data that nobody needs after this process: the databases stand in memory, and nothing waits
@@ -94,15 +94,16 @@ impl Embedded {
     /// # Errors
     /// As [`Embedded::open`].
     pub fn open_volatile(dir: &Path) -> Result<Self, OpenError> {
-        Self::open_databases(dir, |_| Place::Memory)
+        Self::open_as(dir, false)
     }
 
-    fn open_databases(dir: &Path, place: impl Fn(&str) -> Place + Sync) -> Result<Self, OpenError> {
+    fn open_as(dir: &Path, durable: bool) -> Result<Self, OpenError> {
+        let place = |file| if durable { Place::File(dir.join(file)) } else { Place::Memory };
         let io = |source| OpenError::Io { path: dir.to_owned(), source };
         create_private(dir).map_err(io)?;
         let lock = Arc::new(lock(dir)?);
-        let artifacts = EmbeddedArtifacts::open(dir.join("artifacts"), lock.clone()).map_err(io)?;
-        let blobs = EmbeddedBlobs::open(dir.join("blobs"), lock.clone()).map_err(io)?;
+        let artifacts = EmbeddedArtifacts::open(dir.join("artifacts"), durable, lock.clone()).map_err(io)?;
+        let blobs = EmbeddedBlobs::open(dir.join("blobs"), durable, lock.clone()).map_err(io)?;
         let wakes = Arc::new(Wakes::default());
         let open = |file, cache| Records::open(&place(file), cache, wakes.clone(), lock.clone());
         // Side by side: each waits for the disk several times.
@@ -116,7 +117,9 @@ impl Embedded {
         let (catalog, outcomes, queue) = (catalog?, outcomes?, Arc::new(queue?));
         let keyvalue = EmbeddedKeyValue::new(keyvalue?);
         // The files' names must survive a power loss as their contents do.
-        sync_dir(dir).map_err(io)?;
+        if durable {
+            sync_dir(dir).map_err(io)?;
+        }
         Ok(Self {
             streams: Arc::new(EmbeddedStreams::new(queue.clone(), keyvalue.records())),
             bus: Arc::new(EmbeddedBus::new(queue)),

@@ -17,25 +17,25 @@ use tokio::task::spawn_blocking;
 
 use super::{
     create_private, unavailable,
-    upload::{self, Upload},
+    upload::{self, Place, Upload},
 };
 use crate::store::{ArtifactInfo, ArtifactStore, ByteStream, PutError, Stored};
 
 /// The artifacts of a node that stands alone.
 pub struct EmbeddedArtifacts {
-    dir: Arc<Path>,
+    place: Place,
     _lock: Arc<File>,
 }
 
 impl EmbeddedArtifacts {
-    pub(super) fn open(dir: PathBuf, lock: Arc<File>) -> io::Result<Self> {
+    pub(super) fn open(dir: PathBuf, durable: bool, lock: Arc<File>) -> io::Result<Self> {
         create_private(&dir)?;
         upload::sweep(&dir)?;
-        Ok(Self { dir: dir.into(), _lock: lock })
+        Ok(Self { place: Place { dir: dir.into(), durable }, _lock: lock })
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
-        self.dir.join(digest.to_string())
+        self.place.dir.join(digest.to_string())
     }
 
     /// Runs file work where it may block.
@@ -63,7 +63,7 @@ impl ArtifactStore for EmbeddedArtifacts {
         max: ByteSize,
     ) -> BoxFuture<'a, Result<Stored, PutError>> {
         Box::pin(async move {
-            let upload = Upload::receive(&self.dir, bytes, max).await?;
+            let upload = Upload::receive(&self.place, bytes, max).await?;
             if upload.digest != digest {
                 return Err(PutError::WrongDigest { expected: digest, actual: upload.digest });
             }
@@ -98,7 +98,7 @@ impl ArtifactStore for EmbeddedArtifacts {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<ArtifactInfo>, StoreError>> {
-        let dir = self.dir.clone();
+        let dir = self.place.dir.clone();
         Box::pin(async move {
             let listed = spawn_blocking(move || list(&dir)).await;
             listed.map_err(io::Error::other).flatten().map_err(|e| unavailable("listing artifacts", e))

@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     create_private, sync_dir, unavailable,
-    upload::{self, BUFFER_BYTES, Upload},
+    upload::{self, BUFFER_BYTES, Place, Upload},
 };
 use crate::store::{ByteStream, PutError, events::Blobs};
 
@@ -29,21 +29,21 @@ const SUM: u64 = 32;
 
 /// The blobs of a node that stands alone.
 pub struct EmbeddedBlobs {
-    dir: Arc<Path>,
+    place: Place,
     _lock: Arc<File>,
 }
 
 impl EmbeddedBlobs {
-    pub(super) fn open(dir: PathBuf, lock: Arc<File>) -> io::Result<Self> {
+    pub(super) fn open(dir: PathBuf, durable: bool, lock: Arc<File>) -> io::Result<Self> {
         create_private(&dir)?;
         upload::sweep(&dir)?;
-        Ok(Self { dir: dir.into(), _lock: lock })
+        Ok(Self { place: Place { dir: dir.into(), durable }, _lock: lock })
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, StoreError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if (1..=100).contains(&name.len()) && name.chars().all(allowed) {
-            return Ok(self.dir.join(format!("{PREFIX}{name}")));
+            return Ok(self.place.dir.join(format!("{PREFIX}{name}")));
         }
         let shown: String = name.escape_debug().take(120).collect();
         Err(StoreError::Invalid(format!("`{shown}` is no name of a blob: 1 to 100 letters, digits, `-`, `_` and `.`")))
@@ -54,7 +54,7 @@ impl Blobs for EmbeddedBlobs {
     fn put<'a>(&'a self, name: &'a str, bytes: ByteStream<'a>, max: ByteSize) -> BoxFuture<'a, Result<u64, PutError>> {
         Box::pin(async move {
             let path = self.path(name)?;
-            let mut upload = Upload::receive(&self.dir, bytes, max).await?;
+            let mut upload = Upload::receive(&self.place, bytes, max).await?;
             let (size, digest) = (upload.size, upload.digest);
             upload.append(digest.as_bytes()).await?;
             let keep = upload.finish().await?;
@@ -79,7 +79,7 @@ impl Blobs for EmbeddedBlobs {
 
     fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let (path, dir) = (self.path(name)?, self.dir.clone());
+            let (path, dir) = (self.path(name)?, self.place.dir.clone());
             blocking(move || match fs::remove_file(path).and_then(|()| sync_dir(&dir)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => Err(unavailable("deleting a blob", error)),
                 _ => Ok(()),
@@ -89,7 +89,7 @@ impl Blobs for EmbeddedBlobs {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<(String, u64)>, StoreError>> {
-        let dir = self.dir.clone();
+        let dir = self.place.dir.clone();
         Box::pin(blocking(move || list(&dir).map_err(|e| unavailable("listing blobs", e))))
     }
 }

@@ -29,9 +29,17 @@ pub(super) fn sweep(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A directory of such files.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) dir: Arc<Path>,
+    /// Whether what is there must survive a power loss.
+    pub(super) durable: bool,
+}
+
 /// A file that is complete and has no name yet. Dropping it removes it.
 pub(super) struct Upload {
-    dir: Arc<Path>,
+    place: Place,
     temporary: NamedTempFile,
     file: BufWriter<tokio::fs::File>,
     pub(super) digest: Digest,
@@ -40,9 +48,9 @@ pub(super) struct Upload {
 
 impl Upload {
     /// Receives what `bytes` yields into `dir`, `max` at most.
-    pub(super) async fn receive(dir: &Arc<Path>, mut bytes: ByteStream<'_>, max: ByteSize) -> Result<Self, PutError> {
-        let place = dir.clone();
-        let made = spawn_blocking(move || tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(place)).await;
+    pub(super) async fn receive(place: &Place, mut bytes: ByteStream<'_>, max: ByteSize) -> Result<Self, PutError> {
+        let dir = place.dir.clone();
+        let made = spawn_blocking(move || tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir)).await;
         let temporary = made.map_err(io::Error::other).flatten().map_err(failed)?;
         let file = temporary.as_file().try_clone().map_err(failed)?;
         let mut file = BufWriter::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(file));
@@ -57,7 +65,7 @@ impl Upload {
             file.write_all(&chunk).await.map_err(failed)?;
         }
         let digest = Digest::from_bytes(hash.finalize().into());
-        Ok(Self { dir: dir.clone(), temporary, file, digest, size })
+        Ok(Self { place: place.clone(), temporary, file, digest, size })
     }
 
     /// Adds bytes that are not in the digest.
@@ -65,14 +73,16 @@ impl Upload {
         self.file.write_all(bytes).await.map_err(failed)
     }
 
-    /// Syncs the file; what is returned gives it its name and blocks.
+    /// Syncs the file if it is to be durable; what is returned gives it its name and blocks.
     pub(super) async fn finish(mut self) -> Result<impl FnOnce(&Path) -> Result<(), StoreError> + Send, PutError> {
         self.file.flush().await.map_err(failed)?;
-        self.file.get_ref().sync_all().await.map_err(failed)?;
-        let (dir, temporary) = (self.dir, self.temporary);
+        let (place, temporary) = (self.place, self.temporary);
+        if place.durable {
+            self.file.get_ref().sync_all().await.map_err(failed)?;
+        }
         Ok(move |path: &Path| {
             temporary.persist(path).map_err(|e| unavailable("keeping a file", e.error))?;
-            sync_dir(&dir).map_err(|e| unavailable("keeping a file", e))
+            if place.durable { sync_dir(&place.dir).map_err(|e| unavailable("keeping a file", e)) } else { Ok(()) }
         })
     }
 }

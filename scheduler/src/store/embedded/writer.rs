@@ -58,7 +58,8 @@ struct Job<C: Commits> {
 
 /// The queue and the thread behind it. Dropping it commits what is queued and waits for that.
 pub(super) struct Writer<C: Commits> {
-    queue: Option<mpsc::SyncSender<Job<C>>>,
+    /// Bounded by the permits that jobs carry: a channel with a bound of its own would take a megabyte at once.
+    queue: Option<mpsc::Sender<Job<C>>>,
     slots: Arc<Semaphore>,
     kib: Arc<Semaphore>,
     thread: Option<JoinHandle<()>>,
@@ -66,7 +67,7 @@ pub(super) struct Writer<C: Commits> {
 
 impl<C: Commits> Writer<C> {
     pub(super) fn start(database: Arc<Handle>, commits: C) -> std::io::Result<Self> {
-        let (queue, waiting) = mpsc::sync_channel(QUEUE);
+        let (queue, waiting) = mpsc::channel();
         // A thread of its own: it syncs files all its life, which would hold a worker of the async runtime.
         let thread = std::thread::Builder::new().name("store-writer".into());
         let thread = thread.spawn(move || run(&database, &commits, &waiting))?;
@@ -110,8 +111,7 @@ impl<C: Commits> Writer<C> {
 
     fn queue(&self, job: Job<C>) -> Result<(), StoreError> {
         let queue = self.queue.as_ref().expect("the queue is only taken when the writer is dropped");
-        // Each job has a permit, and there are no more of them than places in the queue.
-        queue.try_send(job).map_err(|_| StoreError::Unavailable("the writer has ended".into()))
+        queue.send(job).map_err(|_| StoreError::Unavailable("the writer has ended".into()))
     }
 }
 
