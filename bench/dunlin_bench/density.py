@@ -28,6 +28,10 @@ CONNECTIONS = 16
 SAMPLES = 20
 # Whose first calls are measured.
 LANGUAGES = {"rust": "hello", "javascript": "markdown", "python": "wordcount"}
+# Room for one of the large ones and some small ones, so that each first call finds its function gone.
+SMALL = ("--code-memory", "64MiB")
+# The bound under which as many functions as there are shall take less than 300 MB.
+BOUNDED = ("--code-memory", "128MiB")
 # Idle memory is read when two readings a second apart differ by less than this part.
 STEADY = 0.01
 STEADY_SECONDS = 60
@@ -44,12 +48,12 @@ class Node:
     # Deploys that it answered with 503; each is tried again.
     refused: int = 0
 
-    def start(self) -> float:
+    def start(self, *options: str) -> float:
         """Starts it; seconds until it was ready."""
         listen = ["--http", f"127.0.0.1:{self.http}", "--admin", f"127.0.0.1:{self.admin}"]
         begun = time.perf_counter()
         self.server = Server(
-            [self.tools.get("dunlin"), "node", *listen, "--data", self.folder / "data"], self.folder / "log"
+            [self.tools.get("dunlin"), "node", *listen, *options, "--data", self.folder / "data"], self.folder / "log"
         )
         self.server.wait_until(lambda: answers(self.admin, "/readyz"), pause=0.002)
         return time.perf_counter() - begun
@@ -111,7 +115,20 @@ def density(tools: Tools, counts: list[int], seconds: int, folder: Path) -> Iter
             "errors": one["errors"] + of_all["errors"],
         }
         if count == max(c for c in counts if c <= 1000):
+            node.server.stop()
+            node.start(*SMALL)
             yield from _first_calls(node, count)
+    node.server.stop()
+    node.start(*BOUNDED)
+    # Several times as many calls as the bound has room for functions.
+    of_all = any_of(tools, urls, folder, CONNECTIONS, seconds)
+    yield {
+        "part": "bounded",
+        "functions": deployed,
+        "resident_mb": node.server.resident_bytes() / 1e6,
+        "random_p99_ms": of_all["p99_ms"],
+        "errors": of_all["errors"],
+    }
     node.server.stop()
 
 

@@ -33,8 +33,9 @@ def main() -> int:
     # As Ctrl-C: what was started is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.time()
-    rows: list[Row] = []
-    failures: list[str] = []
+    before = json.loads(args.add.read_text()) if args.add else {"rows": [], "failures": []}
+    rows: list[Row] = before["rows"]
+    failures: list[str] = before["failures"]
     given = {name: path for name in PROGRAMS if (path := getattr(args, name.replace("-", "_")))}
     tools = Tools(given, args.guests and args.guests.resolve())
     try:
@@ -71,6 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=20, help="cold starts of each system [default: 20]")
     parser.add_argument("--quick", action="store_true", help="one short round of hello: a smoke test")
     parser.add_argument("--out", type=Path, default=BENCH / "results", help="where results go [default: bench/results]")
+    parser.add_argument("--add", type=Path, metavar="FILE", help="a results.json of other parts that these are added to")
     parser.add_argument("--guests", type=Path, help="folder with the components NAME.wasm, instead of building them")
     parser.add_argument("--spin", type=lambda path: Path(path).resolve(), help="a `spin` to compare with")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND",

@@ -28,6 +28,7 @@ def report(rows: list[Row], failures: list[str], machine: dict[str, object]) -> 
         ("Process start to first answer", _groups(summary, "start", ["system"], ["start_ms"])),
         ("First calls", _groups(summary, "first call", ["language"], ["call_ms"])),
         ("Many functions", _groups(summary, "density", ["functions"], DENSITY)),
+        ("Many functions, --code-memory 128MiB", _plain(summary.where(part="bounded"), BOUNDED)),
         ("A call on the wire", _groups(summary, "wire", ["in_flight", "way"], ["per_second", "cpu_us"])),
         ("Durable events", _groups(summary, "events", ["part"], ["per_second", "bare_per_second", "ratio"])),
         ("A lone event", _plain(summary.where(part="lone event"), ["every", "p50", "p99"])),
@@ -39,6 +40,7 @@ def report(rows: list[Row], failures: list[str], machine: dict[str, object]) -> 
 
 
 DENSITY = ["ready_s", "deployed_mb", "restarted_mb", "hello_p99_ms", "random_p99_ms", "refused_deploys", "errors"]
+BOUNDED = ["functions", "resident_mb", "random_p99_ms", "errors"]
 LOAD = ["per_second", "p50_ms", "p99_ms", "p999_ms", "cpu_us", "resident_mb", "errors"]
 HEADS = {
     "per_second": "requests/s", "p50_ms": "p50 ms", "p99_ms": "p99 ms", "p999_ms": "p99.9 ms", "cpu_us": "CPU µs/request",

@@ -96,6 +96,12 @@ TARGETS = [
     Target("process start to first answer ÷ wasmtime serve", _start, 1),
     Target("100 functions, idle", _idle(100), 60, "MB"),
     Target("10,000 functions, idle", _idle(10_000), 1000, "MB"),
+    Target(
+        "10,000 functions, called at random, --code-memory 128MiB",
+        lambda s: s.median("resident_mb", part="bounded", functions=10_000),
+        300,
+        "MB",
+    ),
     Target("10,000 functions: p99 of any of them ÷ hello", _random_call, 10),
     Target(
         "1,000 functions: start of the node until it is ready", lambda s: s.median("ready_s", functions=1000), 1, "s"
