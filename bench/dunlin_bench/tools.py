@@ -30,6 +30,7 @@ class Tools:
     given: dict[str, Path]
     guests: Path | None
     found: dict[str, Path] = field(default_factory=dict)
+    components: dict[str, Path] = field(default_factory=dict)
 
     def get(self, name: str) -> Path:
         """The program `name`: as given on the command line, else found, else built or installed."""
@@ -43,9 +44,9 @@ class Tools:
         """The component `name`, from the folder given, else built from its sources."""
         if self.guests:
             return self.guests / f"{name}.wasm"
-        if name not in self.found:
-            self.found[name] = _tiny() if name == "tiny" else _fixture(name)
-        return self.found[name]
+        if name not in self.components:
+            self.components[name] = _tiny() if name == "tiny" else _fixture(name)
+        return self.components[name]
 
 
 def run_tool(command: Sequence[str | Path], cwd: Path = ROOT, silent: bool = False) -> str:
@@ -140,7 +141,7 @@ def machine(tools: Tools) -> dict[str, object]:
     """What the figures depend on."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), os.uname().machine)
-    programs = {name: version(path) for name, path in sorted(tools.found.items()) if path.suffix != ".wasm"}
+    programs = {name: version(path) for name, path in sorted(tools.found.items())}
     # These have no option that tells.
     examples = ("axum", "events", "remote")
     return {

@@ -14,8 +14,12 @@
 )]
 
 use async_nats::jetstream::{self, consumer::pull};
+use bytes::Bytes;
 use dunlin_fixtures::nats::NatsServer;
 use futures::StreamExt as _;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
 use std::{
     fs,
     path::Path,
@@ -26,11 +30,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    task::JoinSet,
-};
+use tokio::{net::TcpStream, task::JoinSet};
 
 const EVENTS: u64 = 30_000;
 const ROUNDS: usize = 3;
@@ -105,8 +105,9 @@ async fn main() {
     let node = Node::start(dunlin, &server.url(), dir.path());
     node.deploy(dir.path(), component, "");
     // The first calls of a process cost more.
-    calls(&node, "/events/call", "200").await;
-    let (called, refused) = (calls(&node, "/events/call", "200").await, calls(&node, "/nowhere", "404").await);
+    calls(&node, "/events/call", StatusCode::OK).await;
+    let (called, refused) =
+        (calls(&node, "/events/call", StatusCode::OK).await, calls(&node, "/nowhere", StatusCode::NOT_FOUND).await);
     let work = called.saturating_sub(refused);
     println!("CPU time of a call by HTTP {called:?}, of the HTTP alone {refused:?}, so of an invocation {work:?}");
 
@@ -130,23 +131,25 @@ async fn main() {
 }
 
 /// Posts to `path` over connections that stay, many times; the node's CPU time for each.
-async fn calls(node: &Node, path: &str, status: &'static str) -> Duration {
-    let request = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\n\r\n{{\"do\":\"none\"}}");
+async fn calls(node: &Node, path: &str, status: StatusCode) -> Duration {
     let left = Arc::new(AtomicU64::new(CALLS));
     let before = node.cpu();
     let mut clients = JoinSet::new();
     for _ in 0..AT_ONCE {
-        let (left, http, request) = (left.clone(), node.http.clone(), request.clone());
+        let (left, http, path) = (left.clone(), node.http.clone(), path.to_owned());
         clients.spawn(async move {
-            let mut stream = TcpStream::connect(&http).await.unwrap();
-            let mut answer = vec![0; 4096];
-            while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
-                stream.write_all(request.as_bytes()).await.unwrap();
-                // The answer is far shorter than one read.
-                let size = stream.read(&mut answer).await.unwrap();
-                let answer = String::from_utf8_lossy(&answer[..size]);
-                assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
-            }
+            let stream = TokioIo::new(TcpStream::connect(&http).await.unwrap());
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+            let requests = async move {
+                while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+                    let body = Full::new(Bytes::from_static(br#"{"do":"none"}"#));
+                    let request = Request::post(path.as_str()).header("host", "x").body(body).unwrap();
+                    let answer = sender.send_request(request).await.unwrap();
+                    assert_eq!(answer.status(), status);
+                    answer.into_body().collect().await.unwrap();
+                }
+            };
+            tokio::join!(requests, connection).1.unwrap();
         });
     }
     clients.join_all().await;

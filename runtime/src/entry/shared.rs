@@ -1,9 +1,9 @@
 //! Instances that serve several invocations at once, for `wasi:http@0.3` functions that opted in with
 //! `instances = { reuse = …, concurrent = … }`.
 //!
-//! As many calls as there are cores run in instances of their own all the same (`pool`), in the connection's task: a call
-//! that never waits is over before another could join it, and the way into a shared instance costs it two changes of
-//! task, half as much again as the call. Those that wait share instances as soon as there are more of them than cores.
+//! A few calls on each core run in instances of their own all the same (`pool`), in the connection's task: a call that
+//! never waits is over before another could join it, and the way into a shared instance costs it two changes of task,
+//! half as much again as the call. Those that wait share instances as soon as there are more than [`ALONE_PER_CORE`].
 //!
 //! Scheduling calls onto instances is wasmtime's own handler's; ours are the limits. What the calls of one instance
 //! share they also lose together: memory and CPU time are those of the instance, and a trap ends all its calls. A caller
@@ -42,6 +42,10 @@ use crate::{
     sandbox::{self, Guest},
 };
 
+/// Calls of a function on each core that have an instance of their own: more than one, because a call whose response is
+/// still on its way has not ended.
+const ALONE_PER_CORE: usize = 4;
+
 /// The shared instances of one revision.
 pub(crate) struct SharedInstances {
     handler: ProxyHandler<Source>,
@@ -54,7 +58,7 @@ impl SharedInstances {
     pub(crate) fn new(ready: Weak<Ready>, settings: &Settings, cores: usize) -> Self {
         let timeout = settings.limits.timeout;
         let handler = ProxyHandler::new(Source { ready, policy: settings.instances, timeout });
-        Self { handler, timeout, alone: Arc::new(Semaphore::new(cores)) }
+        Self { handler, timeout, alone: Arc::new(Semaphore::new(cores * ALONE_PER_CORE)) }
     }
 
     /// A place for a call in an instance of its own, until it is dropped; none if all are taken.

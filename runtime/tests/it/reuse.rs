@@ -75,11 +75,11 @@ fn an_idle_instance_is_retired() {
     });
 }
 
-/// Whether a call that traps ends others, which sleep meanwhile; there are two more of them than cores.
+/// Whether a call that traps ends others, which sleep meanwhile; there are two more of them than may run alone.
 async fn a_trap_ends_sleepers(node: &Node, concurrent: u32) -> bool {
     let revision = node.deploy("hostile3", reusing(1000, concurrent)).await;
     let cores = std::thread::available_parallelism().unwrap().get();
-    let sleepers: Vec<_> = (0..cores + 2).map(|_| call(&revision, get("/sleep?ms=500"))).collect();
+    let sleepers: Vec<_> = (0..4 * cores + 2).map(|_| call(&revision, get("/sleep?ms=500"))).collect();
     let started: Vec<_> = sleepers.iter().map(|call| call.started.clone()).collect();
     let sleep = futures::future::join_all(sleepers.into_iter().map(|call| node.executor.invoke(call)));
     let trap = async {
