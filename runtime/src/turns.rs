@@ -41,6 +41,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::UnixStream,
+        task::JoinSet,
     };
 
     /// One worker, which polls the driver only when it must.
@@ -52,11 +53,12 @@ mod tests {
     #[test]
     fn a_socket_that_became_ready_during_a_slice_is_served_before_the_next() {
         lazy_runtime().block_on(async {
+            let mut tasks = JoinSet::new();
             let (mut near, mut far) = UnixStream::pair().unwrap();
             let served = Arc::new(AtomicU32::new(0));
             let count = served.clone();
-            tokio::spawn(async move { while far.read_u8().await.is_ok_and(|_| count.fetch_add(1, SeqCst) < 100) {} });
-            let computing = tokio::spawn(async move {
+            tasks.spawn(async move { while far.read_u8().await.is_ok_and(|_| count.fetch_add(1, SeqCst) < 100) {} });
+            tasks.spawn(async move {
                 give_way().await;
                 for slice in 1..=100 {
                     near.write_u8(0).await.unwrap();
@@ -64,7 +66,9 @@ mod tests {
                     assert_eq!(served.load(SeqCst), slice);
                 }
             });
-            computing.await.unwrap();
+            while let Some(ended) = tasks.join_next().await {
+                ended.unwrap();
+            }
         });
     }
 }

@@ -66,6 +66,7 @@ pub(super) struct Writer<C: Commits> {
 }
 
 impl<C: Commits> Writer<C> {
+    #[expect(clippy::disallowed_methods, reason = "each job has a permit, and there are no more of them than QUEUE")]
     pub(super) fn start(database: Arc<Handle>, commits: C) -> std::io::Result<Self> {
         let (queue, waiting) = mpsc::channel();
         // A thread of its own: it syncs files all its life, which would hold a worker of the async runtime.
